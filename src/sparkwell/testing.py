@@ -1,0 +1,71 @@
+"""Is this tensor that tensor?  Three questions, one readable failure, one table of tolerances."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """An element passes within `atol` + `rtol`*|want|; the whole passes within the cosine `gap`."""
+
+    atol: float
+    rtol: float
+    gap: float
+
+
+# (op class, format) -> tolerance.  Changing a row is a commit of its own, with the measurement.
+TOLERANCES: dict[tuple[str, str], Tolerance] = {
+    ("elementwise", "fp32"): Tolerance(2e-6, 2e-6, 1e-10),
+    ("elementwise", "bf16"): Tolerance(1e-3, 2**-7, 1e-5),
+    ("matmul", "fp32"): Tolerance(2e-5, 2e-5, 1e-9),
+    ("matmul", "bf16"): Tolerance(1e-2, 2**-6, 1e-5),
+    ("attention", "fp32"): Tolerance(2e-5, 2e-5, 1e-9),
+    ("attention", "bf16"): Tolerance(8e-4, 3 / 128, 7e-6),
+    ("lse", "fp32"): Tolerance(1e-6, 8.01 / 65536, 1e-7),
+    ("indexer", "fp32"): Tolerance(1e-5, 1e-5, 1e-9),
+    ("logits", "fp32"): Tolerance(1e-4, 0.0, 1e-8),
+}
+
+
+def cosine_gap(x: torch.Tensor, y: torch.Tensor) -> float:
+    """1 - 2<x,y> / (<x,x> + <y,y>), in fp64: 0 when equal."""
+    x, y = x.double(), y.double()
+    total = (x * x + y * y).sum().item()
+    return 0.0 if total == 0 else 1.0 - 2.0 * (x * y).sum().item() / total
+
+
+def assert_matches(
+    got: torch.Tensor, want: torch.Tensor, op: str, fmt: str = "fp32", *, label: str = ""
+) -> None:
+    """`want` is the fp32 reference: same shape, same non-finite places, close each, close overall."""
+    limit, label = TOLERANCES[op, fmt], label or op
+    assert got.shape == want.shape, f"{label}: shape {tuple(got.shape)}, want {tuple(want.shape)}"
+    got, want = got.float(), want.float()
+    for name, test in (("nan", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
+        bad = (test(got) != test(want)).nonzero()
+        assert not len(bad), f"{label}: {name} differs at {len(bad)} places, first {bad[0].tolist()}"
+    finite = torch.isfinite(want)
+    got, want = torch.where(finite, got, 0), torch.where(finite, want, 0)
+    over = (got - want).abs() - (limit.atol + limit.rtol * want.abs())
+    if bool((over > 0).any()):
+        at = tuple(int(i) for i in torch.unravel_index(over.argmax(), over.shape))
+        raise AssertionError(
+            f"{label}: {int((over > 0).sum())} of {over.numel()} elements over tolerance; worst at "
+            f"{at}: got {got[at]:.8g}, want {want[at]:.8g}"
+        )
+    gap = cosine_gap(got, want)
+    assert gap <= limit.gap, f"{label}: cosine gap {gap:.2e} over {limit.gap:.0e}"
+
+
+def in_poison(t: torch.Tensor, margin: int = 16) -> torch.Tensor:
+    """The same values as a strided view into a larger buffer full of NaN on every side.
+
+    Integer tensors get a margin of 2147480000, an index no table holds.
+    """
+    shape = [n + 2 * margin for n in t.shape]
+    fill = float("nan") if t.is_floating_point() else min(2147480000, torch.iinfo(t.dtype).max)
+    buffer = torch.full(shape, fill, dtype=t.dtype)
+    view = buffer[tuple(slice(margin, margin + n) for n in t.shape)]
+    view.copy_(t)
+    return view
