@@ -1,0 +1,165 @@
+"""ModelRunner: a step plan becomes a batch, the batch logits, the logits drawn tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sparkwell.engine.core import Sampled
+from sparkwell.engine.request import Request
+from sparkwell.engine.scheduler import StepPlan
+from sparkwell.errors import BadInput, Unsupported
+from sparkwell.models.batch import Batch, Span
+from sparkwell.models.load import Model, load_model
+from sparkwell.ops.sampling import (
+    SamplingRow,
+    logprobs_reference,
+    sample_reference,
+    uniform,
+)
+
+CACHE_DTYPES = ("fp32", "bf16", "fp8")
+CPU_CACHE_BYTES = 1 << 30  # what the caches take on a CPU where the caller names no size
+
+
+class ModelRunner:
+    """Runs step plans on one model; owns its paged caches.
+
+    page_size: tokens in a page; num_pages: pages in each layer's cache.
+    cache_dtype: "fp32", "bf16" or "fp8" (models/*.cache_records says which records that means).
+    eos_ids: suppressed until a request has its `min_tokens`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        num_pages: int,
+        page_size: int,
+        cache_dtype: str,
+        eos_ids: frozenset[int],
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model, self.page_size, self.num_pages = model, page_size, num_pages
+        self.cache_dtype, self.eos_ids, self.device = cache_dtype, eos_ids, device
+        self.caches = model.allocate(
+            num_pages, page_size=page_size, dtype=cache_dtype, device=device
+        )
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> dict[int, Sampled]:
+        """Compute every token of `plan`; draw one for each request that has reached its end."""
+        spans = [
+            Span(
+                token_ids=work.request.all_ids[work.start : work.start + work.count],
+                start=work.start,
+                pages=work.request.pages,
+                logits="last" if work.samples else "none",
+            )
+            for work in plan.work
+        ]
+        batch = Batch.build(spans, page_size=self.page_size, device=self.device)
+        logits = self.model.forward(batch, self.caches)  # type: ignore[arg-type]
+        drawing = [work.request for work in plan.work if work.samples]
+        return self._draw(logits, drawing) if drawing else {}
+
+    def _draw(self, logits: torch.Tensor, requests: list[Request]) -> dict[int, Sampled]:
+        rows = [self._row(request) for request in requests]
+        histories = [(request.prompt_ids, request.output_ids) for request in requests]
+        draws = [uniform(request.seed, len(request.output_ids)) for request in requests]
+        ids = sample_reference(logits, rows, histories, torch.tensor(draws)).tolist()
+        wanted = [i for i, r in enumerate(requests) if r.params.logprobs is not None]
+        out = {r.id: Sampled(token) for r, token in zip(requests, ids, strict=True)}
+        if wanted:
+            out |= self._logprobs(logits[wanted], [requests[i] for i in wanted], out)
+        return out
+
+    def _logprobs(
+        self, logits: torch.Tensor, requests: list[Request], drawn: dict[int, Sampled]
+    ) -> dict[int, Sampled]:
+        ids = torch.tensor([drawn[r.id].token_id for r in requests])
+        most = max(r.params.logprobs or 0 for r in requests)
+        chosen, top_ids, top = logprobs_reference(logits, ids, min(most, logits.shape[-1]))
+        out = {}
+        for i, request in enumerate(requests):
+            n = request.params.logprobs or 0
+            pairs = tuple(zip(top_ids[i, :n].tolist(), top[i, :n].tolist(), strict=True))
+            out[request.id] = Sampled(int(ids[i]), float(chosen[i]), pairs)
+        return out
+
+    def _row(self, request: Request) -> SamplingRow:
+        p = request.params
+        early = len(request.output_ids) < p.min_tokens
+        return SamplingRow(
+            temperature=p.temperature,
+            top_k=p.top_k,
+            top_p=p.top_p,
+            min_p=p.min_p,
+            repetition_penalty=p.repetition_penalty,
+            presence_penalty=p.presence_penalty,
+            frequency_penalty=p.frequency_penalty,
+            logit_bias=p.logit_bias,
+            suppressed=self.eos_ids | frozenset(p.stop_token_ids) if early else frozenset(),
+        )
+
+
+def build_runner(
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    kv_cache_dtype: str = "auto",
+    page_size: int = 64,
+    num_pages: int | None = None,
+    eos_ids: frozenset[int] = frozenset(),
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelRunner:
+    """Load `folder` and give it caches.
+
+    device: "cpu", or "auto", which is the CPU until GPU kernels serve the models.
+    kv_cache_dtype: "fp32", "bf16", "fp8", or "auto": as wide as the model computes.
+    num_pages: None takes 1 GiB for all layers' caches, or one full context if that is less.
+    """
+    device = "cpu" if device == "auto" else device
+    if torch.device(device).type != "cpu":
+        raise Unsupported(
+            "model runner",
+            f"device {device!r}",
+            {"gpu kernels": "this version computes on the CPU only"},
+            "leave --device out, or say --device cpu",
+        )
+    if page_size < 1:
+        raise BadInput(f"page size is {page_size}; want at least 1 token")
+    model = load_model(folder, dtype=dtype, device=device, progress=progress)
+    cache_dtype = _cache_dtype(kv_cache_dtype, model)
+    if num_pages is None:
+        num_pages = _default_pages(model, cache_dtype, page_size)
+    if num_pages < 1:
+        raise BadInput(f"number of cache pages is {num_pages}; want at least 1")
+    return ModelRunner(
+        model,
+        num_pages=num_pages,
+        page_size=page_size,
+        cache_dtype=cache_dtype,
+        eos_ids=eos_ids,
+        device=device,
+    )
+
+
+def page_bytes(model: Model, cache_dtype: str, page_size: int) -> int:
+    """Bytes one page takes over all layers' caches."""
+    records = [record for pair in model.cache_records(cache_dtype) for record in pair]
+    return sum(record.page_nbytes(page_size) for record in records if record is not None)
+
+
+def _default_pages(model: Model, cache_dtype: str, page_size: int) -> int:
+    affordable = CPU_CACHE_BYTES // page_bytes(model, cache_dtype, page_size)
+    return max(1, affordable)
+
+
+def _cache_dtype(name: str, model: Model) -> str:
+    if name in CACHE_DTYPES:
+        return name
+    if name != "auto":
+        raise BadInput(f"kv cache dtype is {name!r}; want one of auto, {', '.join(CACHE_DTYPES)}")
+    return "fp32" if model.embed.dtype == torch.float32 else "bf16"

@@ -1,0 +1,77 @@
+"""Blocks that both families use unchanged: the feed-forward layers and the rotary table."""
+
+from dataclasses import asdict
+
+import torch
+
+from sparkwell.checkpoints.config import MoeConfig, RopeConfig
+from sparkwell.formats.weights import Weight
+from sparkwell.models.weights import Weights
+from sparkwell.ops.activation import swiglu
+from sparkwell.ops.linear import linear
+from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
+from sparkwell.ops.rope import rope, rope_frequencies
+
+
+class Rotary:
+    """RoPE with one table of frequencies; `interleaved` pairs (2i, 2i+1), else (i, i + d/2)."""
+
+    def __init__(self, dim: int, config: RopeConfig, *, interleaved: bool) -> None:
+        self.inv_freq, self.attention_factor = rope_frequencies(dim, **asdict(config))
+        self.interleaved = interleaved
+
+    def __call__(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return rope(
+            x,
+            positions,
+            self.inv_freq.to(x.device),
+            attention_factor=self.attention_factor,
+            interleaved=self.interleaved,
+        )
+
+
+class Mlp:
+    """W_down(silu(W_gate x) * (W_up x))."""
+
+    def __init__(self, weights: Weights, prefix: str, hidden: int, width: int) -> None:
+        self.gate: Weight = weights.linear(f"{prefix}.gate_proj", width, hidden)
+        self.up: Weight = weights.linear(f"{prefix}.up_proj", width, hidden)
+        self.down: Weight = weights.linear(f"{prefix}.down_proj", hidden, width)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        gate_up = torch.cat([linear(x, self.gate), linear(x, self.up)], -1)
+        return linear(swiglu(gate_up), self.down)
+
+
+class Moe:
+    """sum_j w_j Expert_j(x) + Shared(x), over the experts the router picks for each token."""
+
+    def __init__(self, config: MoeConfig, weights: Weights, prefix: str, hidden: int) -> None:
+        self.config = config
+        self.router = weights.dense(f"{prefix}.gate", config.num_experts, hidden)
+        self.bias: torch.Tensor | None = None
+        if config.scoring == "sigmoid":
+            name, shape = f"{prefix}.gate.e_score_correction_bias", (config.num_experts,)
+            self.bias = weights.tensor(name, shape, fp32=True)
+        names = [f"{prefix}.experts.{e}" for e in range(config.num_experts)]
+        pairs = [(f"{name}.gate_proj", f"{name}.up_proj") for name in names]
+        self.gate_up = weights.stack(pairs, config.width, hidden)
+        self.down = weights.stack([(f"{name}.down_proj",) for name in names], hidden, config.width)
+        self.shared: Mlp | None = None
+        if config.shared_width:
+            self.shared = Mlp(weights, f"{prefix}.shared_experts", hidden, config.shared_width)
+
+    def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Routing weights [T, k] fp32 and expert ids [T, k]; the router always runs in fp32."""
+        c, logits = self.config, linear(x.float(), self.router)
+        groups = {"n_group": c.n_group, "topk_group": c.topk_group}
+        if self.bias is None:
+            return route_softmax(logits, topk=c.topk, normalize=c.normalize, scale=c.scale, **groups)
+        return route_sigmoid(
+            logits, self.bias, topk=c.topk, normalize=c.normalize, scale=c.scale, **groups
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        weights, ids = self.route(x)
+        y = experts(x, ids, weights, self.gate_up, self.down)
+        return y if self.shared is None else y + self.shared(x)

@@ -1,0 +1,111 @@
+"""Llama 3.x, Qwen2/2.5, Qwen3 and Qwen3-MoE: grouped-query attention over paged K and V."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sparkwell.checkpoints.config import LlamaConfig
+from sparkwell.formats.kv import PagedCache, Record, gqa_record
+from sparkwell.models.batch import Batch
+from sparkwell.models.layers import Mlp, Moe, Rotary
+from sparkwell.models.weights import Weights
+from sparkwell.ops.attention import attention_paged
+from sparkwell.ops.cache import cache_write
+from sparkwell.ops.linear import linear
+from sparkwell.ops.norm import rms_norm
+
+
+class Attention:
+    """softmax(q k^T / sqrt(d)) v, with `num_heads / num_kv_heads` query heads on each KV head."""
+
+    def __init__(self, c: LlamaConfig, w: Weights, prefix: str, window: int | None) -> None:
+        self.config, self.window, self.scale = c, window, c.head_dim**-0.5
+        q_width, kv_width = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        self.q = w.linear(f"{prefix}.q_proj", q_width, c.hidden_size)
+        self.k = w.linear(f"{prefix}.k_proj", kv_width, c.hidden_size)
+        self.v = w.linear(f"{prefix}.v_proj", kv_width, c.hidden_size)
+        self.o = w.linear(f"{prefix}.o_proj", c.hidden_size, q_width)
+        self.q_bias = self.k_bias = self.v_bias = None
+        if c.qkv_bias:
+            self.q_bias = w.tensor(f"{prefix}.q_proj.bias", (q_width,))
+            self.k_bias = w.tensor(f"{prefix}.k_proj.bias", (kv_width,))
+            self.v_bias = w.tensor(f"{prefix}.v_proj.bias", (kv_width,))
+        if c.qk_norm:
+            self.q_norm = w.tensor(f"{prefix}.q_norm.weight", (c.head_dim,))
+            self.k_norm = w.tensor(f"{prefix}.k_norm.weight", (c.head_dim,))
+        self.rotary = Rotary(c.head_dim, c.rope, interleaved=False)
+
+    def __call__(self, x: torch.Tensor, batch: Batch, cache: PagedCache) -> torch.Tensor:
+        c = self.config
+        q = linear(x, self.q, self.q_bias).unflatten(-1, (c.num_heads, c.head_dim))
+        k = linear(x, self.k, self.k_bias).unflatten(-1, (c.num_kv_heads, c.head_dim))
+        v = linear(x, self.v, self.v_bias)
+        if c.qk_norm:
+            q = rms_norm(q, self.q_norm, eps=c.rms_norm_eps)
+            k = rms_norm(k, self.k_norm, eps=c.rms_norm_eps)
+        q, k = self.rotary(q, batch.positions), self.rotary(k, batch.positions)
+        cache_write(cache, batch.slots, torch.cat([k.flatten(1), v], -1))
+        out, _ = attention_paged(
+            q,
+            cache,
+            batch.query_start,
+            batch.context_lens,
+            batch.block_table,
+            num_kv_heads=c.num_kv_heads,
+            scale=self.scale,
+            window=self.window,
+        )
+        return linear(out.flatten(1), self.o)
+
+
+class Layer:
+    """h += Attention(RMSNorm(h));  h += (Mlp | Moe)(RMSNorm(h))"""
+
+    def __init__(self, c: LlamaConfig, w: Weights, index: int) -> None:
+        prefix, self.eps = f"model.layers.{index}", c.rms_norm_eps
+        self.attention_norm = w.tensor(f"{prefix}.input_layernorm.weight", (c.hidden_size,))
+        self.attention = Attention(c, w, f"{prefix}.self_attn", c.windows[index])
+        self.mlp_norm = w.tensor(f"{prefix}.post_attention_layernorm.weight", (c.hidden_size,))
+        self.mlp: Mlp | Moe
+        if c.moe is not None and c.moe.sparse_layers[index]:
+            self.mlp = Moe(c.moe, w, f"{prefix}.mlp", c.hidden_size)
+        else:
+            self.mlp = Mlp(w, f"{prefix}.mlp", c.hidden_size, c.intermediate_size)
+
+    def __call__(self, h: torch.Tensor, batch: Batch, cache: PagedCache) -> torch.Tensor:
+        x = rms_norm(h, self.attention_norm, eps=self.eps)
+        h = h + self.attention(x, batch, cache)
+        return h + self.mlp(rms_norm(h, self.mlp_norm, eps=self.eps))
+
+
+class LlamaModel:
+    """Token ids and paged caches to logits."""
+
+    def __init__(self, config: LlamaConfig, weights: Weights) -> None:
+        c = self.config = config
+        self.embed = weights.tensor("model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
+        self.layers = [Layer(c, weights, i) for i in range(c.num_layers)]
+        self.norm = weights.tensor("model.norm.weight", (c.hidden_size,))
+        self.lm_head = self.embed
+        if not c.tie_word_embeddings:
+            self.lm_head = weights.tensor("lm_head.weight", (c.vocab_size, c.hidden_size))
+
+    def cache_records(self, dtype: str) -> list[tuple[Record, Record | None]]:
+        """Each layer's record for a cache of `dtype` "fp32", "bf16" or "fp8"."""
+        record = gqa_record(self.config.num_kv_heads, self.config.head_dim, dtype)
+        return [(record, None) for _ in self.layers]
+
+    def allocate(
+        self, num_pages: int, *, page_size: int, dtype: str, device: str | torch.device = "cpu"
+    ) -> list[PagedCache]:
+        """Empty caches for every layer: `num_pages` pages of `page_size` tokens each."""
+        records = [record for record, _ in self.cache_records(dtype)]
+        return [PagedCache.allocate(record, num_pages, page_size, device) for record in records]
+
+    def forward(self, batch: Batch, caches: Sequence[PagedCache]) -> torch.Tensor:
+        """Logits [R, vocab] fp32 of `batch.logit_rows`; writes this step's keys to the caches."""
+        h = self.embed[batch.token_ids]
+        for layer, cache in zip(self.layers, caches, strict=True):
+            h = layer(h, batch, cache)
+        h = rms_norm(h[batch.logit_rows], self.norm, eps=self.config.rms_norm_eps)
+        return linear(h.float(), self.lm_head)
