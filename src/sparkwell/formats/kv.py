@@ -1,0 +1,383 @@
+"""Cache records: what the bytes of one token mean, as tables of fields, and pages that hold them.
+
+A record is inline (one token = one run of bytes) or planar (a page holds all tokens' first field,
+then all tokens' second field, ...).  In a planar page the plane of a field starts at
+page_size * field.offset, since the fields before it take that many bytes for a whole page.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from sparkwell.errors import BadInput
+from sparkwell.formats.weights import (
+    AMAX_FLOOR,
+    AMAX_TINY,
+    dequantize_fp8_rows,
+    quantize_fp8_rows,
+)
+
+LATENT_GROUP = 128  # latent values per scale in the FP8 latent record
+_PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Field:
+    """`count` numbers of `dtype`, little endian, `offset` bytes into a token's record."""
+
+    name: str
+    offset: int
+    dtype: torch.dtype
+    count: int
+    meaning: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes per token."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Part:
+    """The next `fields[field].count` logical values: stored in `field`, scaled by `scale`.
+
+    scale: name of the field with one fp32 scale per `group` values; None: stored as they are.
+    pow2: written scales are powers of two.  floor: smallest amax that sets a written scale.
+    """
+
+    field: str
+    scale: str | None = None
+    group: int = 0
+    pow2: bool = False
+    floor: float = AMAX_FLOOR
+
+
+@dataclass(frozen=True)
+class Record:
+    """One token's bytes: `fields` tile them without gap, `parts` say how values become fields.
+
+    width: logical values per token, the sum over the parts.
+    """
+
+    name: str
+    width: int
+    fields: tuple[Field, ...]
+    planar: bool
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        end = 0
+        for field in self.fields:
+            assert field.offset == end, f"{self.name}: {field.name} leaves a gap or overlaps"
+            assert end % field.dtype.itemsize == 0, f"{self.name}: {field.name} is misaligned"
+            end += field.nbytes
+        stored = [self.field(part.field).count for part in self.parts]
+        assert sum(stored) == self.width, f"{self.name}: parts hold {stored}, width {self.width}"
+        named = {name for part in self.parts for name in (part.field, part.scale) if name}
+        assert named == {field.name for field in self.fields}, f"{self.name}: unused field"
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes per token."""
+        return sum(field.nbytes for field in self.fields)
+
+    @cached_property
+    def alignment(self) -> int:
+        """Bytes of the largest number inside; a page must start at a multiple of it."""
+        return max(field.dtype.itemsize for field in self.fields)
+
+    @cached_property
+    def _plain_dtype(self) -> torch.dtype | None:
+        """The one type of all values, where the record is just those values in order."""
+        types = {field.dtype for field in self.fields}
+        scaled = any(part.scale for part in self.parts)
+        return None if scaled or len(types) > 1 else types.pop()
+
+    def page_nbytes(self, page_size: int) -> int:
+        """Bytes of a page of `page_size` tokens."""
+        return self.nbytes * page_size
+
+    def field(self, name: str) -> Field:
+        """The field called `name`; KeyError where there is none."""
+        return {field.name: field for field in self.fields}[name]
+
+    def pack(self, values: torch.Tensor) -> torch.Tensor:
+        """Tokens to bytes, fields in order (for a planar record too).
+
+        values: [n, width] float.  BF16 fields round to nearest even; FP8 fields hold
+        e4m3(x / scale), scale = max(amax, floor) / 448 (rounded up to a power of two where the
+        record says so), so one NaN or infinity makes its whole group NaN when read.
+        Returns uint8 [n, nbytes].  Raises BadInput for another shape or for integers.
+        """
+        if values.ndim != 2 or values.shape[1] != self.width or not values.is_floating_point():
+            raise BadInput(
+                f"{self.name}.pack: values are {values.dtype} {list(values.shape)}, want "
+                f"float [n, {self.width}]"
+            )
+        if self._plain_dtype is not None:
+            return values.to(self._plain_dtype).contiguous().view(torch.uint8)
+        columns, start = {}, 0
+        for part in self.parts:
+            field = self.field(part.field)
+            x = values[:, start : start + field.count]
+            if part.scale is None:
+                columns[field.name] = x.to(field.dtype)
+            else:
+                x, scales = quantize_fp8_rows(x, part.group, part.pow2, floor=part.floor)
+                columns[field.name], columns[part.scale] = x, scales
+            start += field.count
+        as_bytes = [columns[f.name].contiguous().view(torch.uint8) for f in self.fields]
+        return torch.cat(as_bytes, 1)
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """Inverse of `pack`: e4m3 values are multiplied by whatever fp32 scale is stored.
+
+        packed: uint8 [n, nbytes].  Returns fp32 [n, width].  Raises BadInput for another shape.
+        """
+        if packed.ndim != 2 or packed.shape[1] != self.nbytes or packed.dtype != torch.uint8:
+            raise BadInput(
+                f"{self.name}.unpack: bytes are {packed.dtype} {list(packed.shape)}, want "
+                f"uint8 [n, {self.nbytes}]"
+            )
+        if self._plain_dtype is not None:
+            return packed.contiguous().view(self._plain_dtype).float()
+        columns = {f.name: self._column(packed, f) for f in self.fields}
+        values = [
+            columns[part.field].float()
+            if part.scale is None
+            else dequantize_fp8_rows(columns[part.field], columns[part.scale], part.group)
+            for part in self.parts
+        ]
+        return torch.cat(values, 1)
+
+    def _column(self, packed: torch.Tensor, field: Field) -> torch.Tensor:
+        """One field of every token, as its own type; [n, count]."""
+        part = packed[:, field.offset : field.offset + field.nbytes]
+        return part.contiguous().view(field.dtype)
+
+
+def _scale_is_pow2(op: str, scale: str) -> bool:
+    if scale not in ("pow2", "fp32"):
+        raise BadInput(f"{op}: scale is {scale!r}, want 'pow2' or 'fp32'")
+    return scale == "pow2"
+
+
+def _require_dtype(op: str, dtype: str) -> None:
+    if dtype not in (*_PLAIN, "fp8"):
+        raise BadInput(f"{op}: dtype is {dtype!r}, want 'fp32', 'bf16' or 'fp8'")
+
+
+def latent_record(
+    dtype: str, *, scale: str = "pow2", kv_lora_rank: int = 512, rope_dim: int = 64
+) -> Record:
+    """MLA cache: `kv_lora_rank` latent values, then `rope_dim` rotated key values per token.
+
+    dtype: "fp32" or "bf16": all as they are (2304 or 1152 bytes at 512 + 64); "fp8": latent e4m3
+    with one fp32 scale per 128, rope bf16 (656 bytes), inline; FlashMLA's layout.
+    scale: "pow2" (DeepSeek; amax floored at 1e-4) or "fp32" (scale floored at 2^-126).
+    Raises BadInput for other names, an odd rope_dim, or FP8 and a rank that 128 does not divide.
+    """
+    _require_dtype("latent_record", dtype)
+    pow2 = _scale_is_pow2("latent_record", scale)
+    if kv_lora_rank < 1 or rope_dim < 0 or rope_dim % 2:
+        raise BadInput(
+            f"latent_record: kv_lora_rank {kv_lora_rank}, rope_dim {rope_dim}; want a positive "
+            "rank and an even rope_dim, 0 for none"
+        )
+    width = kv_lora_rank + rope_dim
+    name = f"latent_{dtype}_{width}"
+    meanings = ("normed latent c_kv, before any head's up-projection", "rotated shared key")
+    if dtype == "fp8":
+        if kv_lora_rank % LATENT_GROUP:
+            raise BadInput(
+                f"latent_record: fp8 has one scale per {LATENT_GROUP} latent values, but "
+                f"kv_lora_rank is {kv_lora_rank}; use dtype 'bf16'"
+            )
+        groups = kv_lora_rank // LATENT_GROUP
+        floor = AMAX_FLOOR if pow2 else AMAX_TINY
+        parts = [Part("latent", "latent_scale", LATENT_GROUP, pow2, floor)]
+        fields = [
+            Field("latent", 0, torch.float8_e4m3fn, kv_lora_rank, meanings[0]),
+            Field("latent_scale", kv_lora_rank, torch.float32, groups, "per 128 latent values"),
+        ]
+        rope_dtype = torch.bfloat16
+    else:
+        rope_dtype = _PLAIN[dtype]
+        parts, fields = (
+            [Part("latent")],
+            [Field("latent", 0, rope_dtype, kv_lora_rank, meanings[0])],
+        )
+    if rope_dim:
+        offset = fields[-1].offset + fields[-1].nbytes
+        parts.append(Part("rope"))
+        fields.append(Field("rope", offset, rope_dtype, rope_dim, meanings[1]))
+    return Record(name, width, tuple(fields), False, tuple(parts))
+
+
+def index_key_record(dtype: str, *, scale: str = "pow2", head_dim: int = 128) -> Record:
+    """Keys of the sparse-attention indexer: `head_dim` values per token, one key head.
+
+    dtype: "fp32" or "bf16": as they are (512 or 256 bytes at 128); "fp8": planar, a page holds
+    page_size rows of e4m3, then page_size fp32 scales (132 bytes per token); DeepGEMM's layout.
+    scale: "pow2" (DeepSeek) or "fp32"; amax floored at 1e-4 in both.
+    Raises BadInput for other names or a head_dim that 4 does not divide.
+    """
+    _require_dtype("index_key_record", dtype)
+    pow2 = _scale_is_pow2("index_key_record", scale)
+    if head_dim < 1 or head_dim % 4:
+        raise BadInput(f"index_key_record: head_dim is {head_dim}, want a positive multiple of 4")
+    name, meaning = f"index_key_{dtype}_{head_dim}", "indexer key after norm and rotation"
+    if dtype != "fp8":
+        field = Field("key", 0, _PLAIN[dtype], head_dim, meaning)
+        return Record(name, head_dim, (field,), False, (Part("key"),))
+    fields = (
+        Field("key", 0, torch.float8_e4m3fn, head_dim, meaning),
+        Field("key_scale", head_dim, torch.float32, 1, "of the whole key"),
+    )
+    part = Part("key", "key_scale", head_dim, pow2, AMAX_FLOOR)
+    return Record(name, head_dim, fields, True, (part,))
+
+
+def gqa_record(num_kv_heads: int, head_dim: int, dtype: str) -> Record:
+    """Grouped-query cache: all K heads, then all V heads; planar: page_size K rows, then V rows.
+
+    dtype: "fp32", "bf16", or "fp8": e4m3 with one fp32 scale per token and head, for K and for V
+    (planes k, v, k_scale, v_scale), scales at least 2^-126.
+    Raises BadInput for other names, no head, or an odd head_dim.
+    """
+    _require_dtype("gqa_record", dtype)
+    if num_kv_heads < 1 or head_dim < 1 or head_dim % 2:
+        raise BadInput(
+            f"gqa_record: {num_kv_heads} heads of {head_dim}, want at least one and an even size"
+        )
+    row = num_kv_heads * head_dim
+    name = f"gqa_{dtype}_{num_kv_heads}x{head_dim}"
+    meanings = ("keys, head by head", "values, head by head")
+    if dtype != "fp8":
+        plain = _PLAIN[dtype]
+        fields: tuple[Field, ...] = (
+            Field("k", 0, plain, row, meanings[0]),
+            Field("v", row * plain.itemsize, plain, row, meanings[1]),
+        )
+        return Record(name, 2 * row, fields, True, (Part("k"), Part("v")))
+    scales_at = 2 * row
+    fields = (
+        Field("k", 0, torch.float8_e4m3fn, row, meanings[0]),
+        Field("v", row, torch.float8_e4m3fn, row, meanings[1]),
+        Field("k_scale", scales_at, torch.float32, num_kv_heads, "per key head"),
+        Field("v_scale", scales_at + 4 * num_kv_heads, torch.float32, num_kv_heads, "per head"),
+    )
+    parts = tuple(Part(x, f"{x}_scale", head_dim, False, AMAX_TINY) for x in ("k", "v"))
+    return Record(name, 2 * row, fields, True, parts)
+
+
+@dataclass(eq=False)
+class PagedCache:
+    """Pages of records; slot = page * page_size + offset names one token.
+
+    pages: [num_pages, record.page_nbytes(page_size)] uint8, each page contiguous; the distance
+    between pages (stride 0) may be larger than a page.
+    Raises BadInput for another shape, type, or a layout that misaligns the numbers inside.
+    """
+
+    record: Record
+    page_size: int
+    pages: torch.Tensor
+
+    def __post_init__(self) -> None:
+        record, pages = self.record, self.pages
+        if self.page_size < 1:
+            raise BadInput(f"PagedCache: page_size is {self.page_size}, want at least 1")
+        want = record.page_nbytes(self.page_size)
+        if pages.dtype != torch.uint8 or pages.ndim != 2 or pages.shape[1] != want:
+            raise BadInput(
+                f"PagedCache: pages are {pages.dtype} {list(pages.shape)}, want uint8 [n, {want}] "
+                f"for {self.page_size} tokens of {record.name}"
+            )
+        strides, aligned = pages.stride(), record.alignment
+        if strides[1] != 1 or strides[0] % aligned or pages.storage_offset() % aligned:
+            raise BadInput(
+                f"PagedCache: pages have strides {list(strides)} at byte {pages.storage_offset()}, "
+                f"want contiguous pages at multiples of {aligned} bytes"
+            )
+
+    @classmethod
+    def allocate(
+        cls, record: Record, num_pages: int, page_size: int, device: torch.device | str = "cpu"
+    ) -> "PagedCache":
+        """A cache of zero bytes, which every record reads as zeros."""
+        if num_pages < 0 or page_size < 1:
+            raise BadInput(
+                f"PagedCache.allocate: {num_pages} pages of {page_size} tokens, want at least 0 "
+                "pages of at least 1"
+            )
+        shape = (num_pages, record.page_nbytes(page_size))
+        return cls(record, page_size, torch.zeros(shape, dtype=torch.uint8, device=device))
+
+    @property
+    def num_pages(self) -> int:
+        """How many pages there are."""
+        return self.pages.shape[0]
+
+    @property
+    def num_slots(self) -> int:
+        """How many tokens fit."""
+        return self.num_pages * self.page_size
+
+    def write(self, slots: torch.Tensor, values: torch.Tensor) -> None:
+        """Packs values[i] into slots[i]; slot -1 is skipped (a padding token).
+
+        slots: [n] int64 (or int32); of equal slots any one may win.  values: [n, width] float.
+        Raises BadInput for slots out of range or shapes that disagree; then nothing is written.
+        """
+        if slots.ndim != 1 or values.shape[:1] != slots.shape:
+            raise BadInput(
+                f"PagedCache.write: slots {list(slots.shape)}, values {list(values.shape)}, want "
+                f"[n] and [n, {self.record.width}]"
+            )
+        used = slots != -1
+        if not bool(used.all()):
+            slots, values = slots[used], values[used]
+        page, offset = self._place("write", slots)
+        packed = self.record.pack(values)
+        for start, stop, rows in self._planes():
+            rows[page, offset] = packed[:, start:stop]
+
+    def read(self, slots: torch.Tensor) -> torch.Tensor:
+        """The values at `slots`, dequantized.
+
+        slots: [n] int64 (or int32), each one inside the cache.  Returns fp32 [n, width].
+        Raises BadInput for slots out of range, -1 included.
+        """
+        page, offset = self._place("read", slots)
+        columns = [rows[page, offset] for _, _, rows in self._planes()]
+        return self.record.unpack(columns[0] if len(columns) == 1 else torch.cat(columns, 1))
+
+    def _planes(self) -> list[tuple[int, int, torch.Tensor]]:
+        """(first byte, last byte + 1 within a record, their view [num_pages, page_size, bytes])."""
+        record, size = self.record, self.page_size
+        if not record.planar:
+            return [(0, record.nbytes, self.pages.unflatten(1, (size, record.nbytes)))]
+        planes = []
+        for field in record.fields:
+            start, stop = field.offset, field.offset + field.nbytes
+            plane = self.pages[:, size * start : size * stop]
+            planes.append((start, stop, plane.unflatten(1, (size, field.nbytes))))
+        return planes
+
+    def _place(self, verb: str, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(page, offset) of each slot, int64."""
+        if slots.ndim != 1 or slots.dtype not in (torch.int64, torch.int32):
+            raise BadInput(
+                f"PagedCache.{verb}: slots are {slots.dtype} {list(slots.shape)}, want int64 [n]"
+            )
+        slots = slots.long()
+        bad = slots[(slots < 0) | (slots >= self.num_slots)]
+        if bad.numel():
+            raise BadInput(
+                f"PagedCache.{verb}: slot {int(bad[0])} (and {bad.numel() - 1} more) outside the "
+                f"{self.num_pages} pages of {self.page_size} tokens, want 0 <= slot < "
+                f"{self.num_slots}"
+            )
+        return slots // self.page_size, slots % self.page_size
