@@ -90,7 +90,7 @@ class Indexer:
             batch.context_lens,
             batch.block_table,
             topk=self.config.topk,
-            fp8_query=cache.record.field_dtype == torch.float8_e4m3fn,
+            fp8_query=cache.record.fields[0].dtype == torch.float8_e4m3fn,
         )
 
 
