@@ -10,19 +10,25 @@ if TYPE_CHECKING:
         EngineStats,
         QueueFull,
         Runner,
-        Sampled,
     )
     from sparkwell.engine.llm import LLM, Completion, GenerationError
     from sparkwell.engine.pages import PagePool
-    from sparkwell.engine.request import Output, Request, SamplingParams, Timing, TokenLogprob
+    from sparkwell.engine.request import (
+        Output,
+        Request,
+        Sampled,
+        SamplingParams,
+        Timing,
+        TokenLogprob,
+    )
     from sparkwell.engine.scheduler import Scheduler, StepPlan, Work
     from sparkwell.engine.tokenizer import Detokenizer, Tokenizer
 
 _HOME = {
-    "core": ("Engine", "EngineClosed", "EngineStats", "QueueFull", "Runner", "Sampled"),
+    "core": ("Engine", "EngineClosed", "EngineStats", "QueueFull", "Runner"),
     "llm": ("LLM", "Completion", "GenerationError"),
     "pages": ("PagePool",),
-    "request": ("Output", "Request", "SamplingParams", "Timing", "TokenLogprob"),
+    "request": ("Output", "Request", "Sampled", "SamplingParams", "Timing", "TokenLogprob"),
     "scheduler": ("Scheduler", "StepPlan", "Work"),
     "tokenizer": ("Detokenizer", "Tokenizer"),
 }

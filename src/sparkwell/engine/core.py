@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sparkwell.engine.answer import Answer
 from sparkwell.engine.request import (
     FinishReason,
     OnOutput,
     Output,
     Request,
+    Sampled,
     SamplingParams,
-    Timing,
-    TokenLogprob,
 )
 from sparkwell.engine.scheduler import Scheduler, StepPlan
-from sparkwell.engine.stops import StopStrings
-from sparkwell.engine.tokenizer import Detokenizer, Tokenizer
+from sparkwell.engine.tokenizer import Tokenizer
 from sparkwell.errors import BadInput, SparkwellError
 
 log = logging.getLogger(__name__)
@@ -34,15 +33,6 @@ class QueueFull(SparkwellError, RuntimeError):
 
 class EngineClosed(SparkwellError, RuntimeError):
     """The engine takes no more requests: it is shutting down, or it broke."""
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A drawn token; log-probability and likeliest alternatives where the request asks for them."""
-
-    token_id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
 
 
 class Runner(Protocol):
@@ -74,17 +64,6 @@ class EngineStats:
     finished: dict[str, int]
 
 
-class _Live:
-    """A request that is not finished, and the way its text goes out."""
-
-    def __init__(
-        self, request: Request, on_output: OnOutput, text: Detokenizer, stops: StopStrings
-    ) -> None:
-        self.request, self.on_output, self.text, self.stops = request, on_output, text, stops
-        self.arrival = time.monotonic()
-        self.first_token: float | None = None
-
-
 class Engine:
     """Runs requests step by step, on its own thread after `start`, or by the caller's `step`.
 
@@ -111,12 +90,12 @@ class Engine:
         self.runner, self.scheduler, self.tokenizer = runner, scheduler, tokenizer
         self.max_context, self.max_waiting = max_context, max_waiting
         self.vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, Answer] = {}
         self._steps = self._generated = 0
         self._finished: Counter[str] = Counter()
         # _wake guards what other threads touch: the commands, the counters of ids, the flags.
         self._wake = threading.Condition()
-        self._commands: deque[_Live | int] = deque()  # a new request, or the id of one to cancel
+        self._commands: deque[Answer | int] = deque()  # a new request, or the id of one to cancel
         self._submitted = 0  # new requests among the commands
         self._next_id = 0
         self._closed: str | None = None  # why no request is taken any more
@@ -174,8 +153,6 @@ class Engine:
         if not params.ignore_eos:
             stop_ids |= self.tokenizer.eos_ids
         seed = random.SystemRandom().getrandbits(64) if params.seed is None else params.seed
-        text = self.tokenizer.detokenizer(prompt_ids)
-        stops = StopStrings(params.stop, include=params.include_stop_str)
         with self._wake:
             self._refuse_if_closed()
             if self._num_waiting() >= self.max_waiting:
@@ -187,7 +164,7 @@ class Engine:
                 self._next_id, prompt_ids, params, limit=limit, seed=seed, stop_ids=stop_ids
             )
             self._next_id += 1
-            self._commands.append(_Live(request, on_output, text, stops))
+            self._commands.append(Answer(request, on_output, self.tokenizer))
             self._submitted += 1
             self._wake.notify_all()
         return request.id
@@ -268,8 +245,10 @@ class Engine:
                 return True
             self._steps += 1
             self.scheduler.commit(plan)
+            self._generated += len(drawn)
             for request, token in drawn:
-                self._advance(self._live[request.id], token)
+                answer = self._live[request.id]
+                self._deliver(answer, answer.take(token))
             return True
 
     def _loop(self) -> None:
@@ -307,92 +286,40 @@ class Engine:
                 if not self._commands:
                     return
                 command = self._commands.popleft()
-                if isinstance(command, _Live):
+                if isinstance(command, Answer):
                     self._submitted -= 1
                     self._live[command.request.id] = command
                     self.scheduler.add(command.request)
                     continue
-                live = self._live.get(command)
-            if live is not None:
-                self._end(live, "cancelled")
+                answer = self._live.get(command)
+            if answer is not None:
+                self._deliver(answer, answer.end("cancelled"))
 
-    def _advance(self, live: _Live, drawn: Sampled) -> None:
-        """One token more for a request: is it finished, and what text does that give?"""
-        request, params = live.request, live.request.params
-        request.append(drawn.token_id)
-        self._generated += 1
-        if live.first_token is None:
-            live.first_token = time.monotonic()
-        early = len(request.output_ids) < params.min_tokens
-        reason: FinishReason | None = None
-        stop_reason: str | int | None = None
-        text = ""
-        if drawn.token_id in request.stop_ids and not early:
-            reason = "stop"
-            if drawn.token_id in params.stop_token_ids:
-                stop_reason = drawn.token_id
-        if reason is None or params.include_stop_str:
-            text = live.text.push(drawn.token_id)
-            if not early:
-                text, stop_reason_text = live.stops.push(text)
-                if stop_reason_text is not None:
-                    reason, stop_reason = "stop", stop_reason_text
-        if reason is None and len(request.all_ids) >= request.limit:
-            reason = "length"
-        if reason is not None and not isinstance(stop_reason, str):
-            text += live.stops.flush() + live.text.flush()
-        self._emit(live, text, drawn, reason, stop_reason)
-
-    def _emit(
-        self,
-        live: _Live,
-        text: str,
-        drawn: Sampled | None,
-        reason: FinishReason | None,
-        stop_reason: str | int | None = None,
-        error: str | None = None,
-    ) -> None:
-        request = live.request
-        if reason is not None:
-            self._forget(live, reason)
-        output = Output(
-            request_id=request.id,
-            text=text,
-            token_ids=() if drawn is None else (drawn.token_id,),
-            logprobs=_logprobs(request.params, drawn),
-            finish_reason=reason,
-            stop_reason=stop_reason,
-            error=error,
-            prompt_tokens=len(request.prompt_ids),
-            cached_tokens=request.cached_tokens,
-            output_tokens=len(request.output_ids),
-            timing=Timing(
-                live.arrival, live.first_token, None if reason is None else time.monotonic()
-            ),
-        )
+    def _deliver(self, answer: Answer, output: Output) -> None:
+        """Hand an output out; a finished request has given back its pages before it is told so."""
+        if output.finish_reason is not None:
+            self._forget(answer, output.finish_reason)
         try:
-            live.on_output(output)
-        except Exception:
-            log.exception("on_output of request %d failed; the request is dropped", request.id)
-            if reason is None:
-                self._forget(live, "error")
-
-    def _end(self, live: _Live, reason: FinishReason, error: str | None = None) -> None:
-        self._emit(live, "", None, reason, error=error)
+            answer.on_output(output)
+        except Exception:  # whatever a caller's function raises, the other requests go on
+            log.exception("on_output of request %d failed; it is dropped", output.request_id)
+            if output.finish_reason is None:
+                self._forget(answer, "error")
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         with self._step_lock:
             self._apply_commands()
-            for live in list(self._live.values()):
-                self._end(live, reason, error)
+            for answer in list(self._live.values()):
+                self._deliver(answer, answer.end(reason, error))
 
     def _fail_running(self, error: str) -> None:
         for request in list(self.scheduler.running.values()):
-            self._end(self._live[request.id], "error", error)
+            answer = self._live[request.id]
+            self._deliver(answer, answer.end("error", error))
 
-    def _forget(self, live: _Live, reason: FinishReason) -> None:
-        self.scheduler.remove(live.request)
-        del self._live[live.request.id]
+    def _forget(self, answer: Answer, reason: FinishReason) -> None:
+        self.scheduler.remove(answer.request)
+        del self._live[answer.request.id]
         self._finished[reason] += 1
 
     # ------------------------------------------------------------------ checks
@@ -417,11 +344,3 @@ class Engine:
             raise BadInput(
                 f"logprobs is {params.logprobs}, the model knows {self.vocab_size} tokens"
             )
-
-
-def _logprobs(params: SamplingParams, drawn: Sampled | None) -> tuple[TokenLogprob, ...] | None:
-    if params.logprobs is None:
-        return None
-    if drawn is None or drawn.logprob is None:
-        return ()
-    return (TokenLogprob(drawn.token_id, drawn.logprob, drawn.top),)

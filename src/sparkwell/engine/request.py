@@ -110,6 +110,15 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """A drawn token; log-probability and likeliest alternatives where the request asks for them."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """One drawn token: log-probability under the raw logits, and the likeliest alternatives."""
 
