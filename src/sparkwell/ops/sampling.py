@@ -1,10 +1,10 @@
 """Sampling: logits -> adjusted logits -> one token per row, by inverse CDF of one uniform number.
 
 p = softmax(adjusted);  token = the first id, in id order, with p[0] + ... + p[id] > u
-The adjustments run in this order: logit_bias (OpenAI API), suppressed ids, repetition penalty (CTRL,
-arXiv 1909.05858), presence and frequency penalties (OpenAI API), temperature, then the masks top-k,
-top-p (arXiv 1904.09751) and min-p (arXiv 2407.01082), each on what the one before it left: the
-order of Hugging Face Transformers' generation.
+The adjustments run in this order: logit_bias (OpenAI API), suppressed ids, repetition penalty
+(CTRL, arXiv 1909.05858), presence and frequency penalties (OpenAI API), temperature, then the masks
+top-k, top-p (arXiv 1904.09751) and min-p (arXiv 2407.01082), each on what the one before it left:
+the order of Hugging Face Transformers' generation.
 """
 
 import math
