@@ -39,18 +39,23 @@ def load_model(
     *,
     dtype: str = "auto",
     device: str | torch.device = "cpu",
+    latent_norm_eps: float | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder.
 
     dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, whose operations compute
     in fp32 anyway, and the checkpoint's own elsewhere.
+    latent_norm_eps: eps of MLA's latent norms; None takes rms_norm_eps for GLM (as vLLM does) and
+    1e-6 for DeepSeek.  Transformers takes 1e-6 for both.
     progress: called with bytes done and bytes in all.
 
     Raises BadCheckpoint before any data is read where names, shapes or the scheme do not fit.
     """
     checkpoint = Checkpoint.open(folder)
-    config = parse_config(checkpoint.config, file=folder / "config.json")
+    config = parse_config(
+        checkpoint.config, file=folder / "config.json", latent_norm_eps=latent_norm_eps
+    )
     scheme(checkpoint.config, checkpoint)
     check_tensors(checkpoint, expected_tensors(config), ignored=_ignored(config))
     weights = CheckpointWeights(

@@ -1,0 +1,162 @@
+"""Transformers as outside oracle: its logits, and the choices it made on the way.
+
+Two correct implementations may keep different keys where two index scores differ in the last bit,
+and everything after that differs visibly.  So logits are compared with the oracle's choices
+injected, and the choices themselves by their scores.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from families import checkpoint
+from torch.overrides import TorchFunctionMode
+
+from sparkwell.models.batch import Batch, Span
+from sparkwell.models.deepseek import DeepseekModel
+from sparkwell.models.layers import Moe
+from sparkwell.models.load import Model, load_model
+from sparkwell.ops.indexer import index_scores_reference
+
+
+class _TopkInputs(TorchFunctionMode):
+    """Keeps what `topk` is called on: inside the indexer, that is the matrix of index scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores: list[torch.Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.topk:
+            self.scores.append(args[0].clone())
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class Trace:
+    """What one forward of the oracle computed, by layer: [T, vocab], [T, S], [T, k], ([T, k], [T, k])."""
+
+    logits: torch.Tensor
+    scores: dict[int, torch.Tensor] = field(default_factory=dict)
+    indices: dict[int, torch.Tensor] = field(default_factory=dict)
+    routes: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+
+def load_oracle(name: str) -> torch.nn.Module:
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        checkpoint(name), attn_implementation="eager", dtype=torch.float32
+    )
+    return model.eval()
+
+
+def load_ours(name: str, **options: Any) -> Model:
+    # Transformers builds GLM's latent norms with eps 1e-6, whatever rms_norm_eps says.
+    return load_model(checkpoint(name), latent_norm_eps=1e-6, **options)
+
+
+@torch.no_grad()
+def trace_oracle(model: Any, ids: list[int]) -> Trace:
+    trace, handles = Trace(torch.empty(0)), []
+    for i, layer in enumerate(model.model.layers):
+        indexer = getattr(layer.self_attn, "indexer", None)
+        if indexer is not None:
+            mode = _TopkInputs()
+
+            def enter(module: Any, args: Any, mode: _TopkInputs = mode) -> None:
+                mode.__enter__()
+
+            def leave(
+                module: Any, args: Any, out: torch.Tensor, mode: _TopkInputs = mode, i: int = i
+            ) -> None:
+                mode.__exit__(None, None, None)
+                trace.scores[i], trace.indices[i] = mode.scores[-1][0], out[0].long()
+
+            handles.append(indexer.register_forward_pre_hook(enter))
+            handles.append(indexer.register_forward_hook(leave))
+        if hasattr(layer.mlp, "gate"):
+
+            def routed(module: Any, args: Any, out: Any, i: int = i) -> None:
+                trace.routes[i] = (out[1].float(), out[2].long())
+
+            handles.append(layer.mlp.gate.register_forward_hook(routed))
+    trace.logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    return trace
+
+
+@contextmanager
+def injected(model: Model, trace: Trace, *, rows: slice = slice(None)) -> Iterator[dict[str, dict]]:
+    """`model` follows the oracle's indices and routes on these rows of its one request.
+
+    Yields what it would have chosen itself: index scores, indices and routes by layer.
+    """
+    own: dict[str, dict] = {"scores": {}, "indices": {}, "routes": {}}
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer.mlp, Moe):
+
+            def route(x: torch.Tensor, moe: Moe = layer.mlp, i: int = i) -> Any:
+                own["routes"][i] = Moe.route(moe, x)
+                return tuple(t[rows] for t in trace.routes[i])
+
+            layer.mlp.route = route  # type: ignore[method-assign]
+        indexer = layer.attention.indexer if isinstance(model, DeepseekModel) else None
+        if indexer is not None:
+
+            def select(
+                x: torch.Tensor, c_q: torch.Tensor, batch: Batch, cache: Any, it: Any = indexer, i: int = i
+            ) -> torch.Tensor:
+                q, w = it.queries(x, c_q, batch.positions)
+                keys = cache.read(_slots(batch))
+                own["scores"][i] = index_scores_reference(q, keys, w)
+                own["indices"][i] = type(it).select(it, x, c_q, batch, cache)
+                return _visible(trace.indices[i][rows], batch.positions)
+
+            indexer.select = select
+    yield own
+    for layer in model.layers:
+        layer.mlp.__dict__.pop("route", None)
+        if isinstance(model, DeepseekModel) and layer.attention.indexer is not None:
+            layer.attention.indexer.__dict__.pop("select", None)
+
+
+def _slots(batch: Batch) -> torch.Tensor:
+    positions = torch.arange(batch.key_lens[0])
+    pages = batch.block_table[0, positions // batch.page_size].long()
+    return pages * batch.page_size + positions % batch.page_size
+
+
+def _visible(indices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The oracle's rows with its masked future positions turned into -1, at the end."""
+    kept = indices.sort(-1).values
+    kept = torch.where(kept <= positions[:, None], kept, -1)
+    order = (kept < 0).to(torch.int8).argsort(-1, stable=True)
+    return kept.gather(-1, order).to(torch.int32)
+
+
+class Feeder:
+    """One model, its caches, and the pages of any number of requests."""
+
+    def __init__(self, model: Model, *, dtype: str = "fp32", page_size: int = 16, pages: int = 160):
+        self.model, self.page_size = model, page_size
+        self.caches = model.allocate(pages, page_size=page_size, dtype=dtype)
+        order = torch.randperm(pages, generator=torch.Generator().manual_seed(7))
+        self.free = order.tolist()  # scattered pages: a contiguous table would hide mistakes
+        self.pages: dict[str, list[int]] = {}
+
+    def span(self, request: str, ids: list[int], start: int, logits: str = "all") -> Span:
+        pages = self.pages.setdefault(request, [])
+        while len(pages) * self.page_size < start + len(ids):
+            pages.append(self.free.pop())
+        return Span(ids, start, pages, logits)
+
+    @torch.inference_mode()
+    def run(self, *spans: Span) -> torch.Tensor:
+        batch = Batch.build(spans, page_size=self.page_size)
+        return self.model.forward(batch, self.caches)  # type: ignore[arg-type]
+
+    def prefill(self, ids: list[int], request: str = "a") -> torch.Tensor:
+        return self.run(self.span(request, ids, 0))
