@@ -72,6 +72,7 @@ class Record:
             assert field.offset == end, f"{self.name}: {field.name} leaves a gap or overlaps"
             assert end % field.dtype.itemsize == 0, f"{self.name}: {field.name} is misaligned"
             end += field.nbytes
+        assert end % self.alignment == 0, f"{self.name}: {end} bytes misalign the next record"
         stored = [self.field(part.field).count for part in self.parts]
         assert sum(stored) == self.width, f"{self.name}: parts hold {stored}, width {self.width}"
         named = {name for part in self.parts for name in (part.field, part.scale) if name}
@@ -115,20 +116,20 @@ class Record:
                 f"{self.name}.pack: values are {values.dtype} {list(values.shape)}, want "
                 f"float [n, {self.width}]"
             )
+        packed = values.new_empty((len(values), self.nbytes), dtype=torch.uint8)
         if self._plain_dtype is not None:
-            return values.to(self._plain_dtype).contiguous().view(torch.uint8)
-        columns, start = {}, 0
+            packed.view(self._plain_dtype).copy_(values)
+            return packed
+        start = 0
         for part in self.parts:
             field = self.field(part.field)
             x = values[:, start : start + field.count]
-            if part.scale is None:
-                columns[field.name] = x.to(field.dtype)
-            else:
-                x, scales = quantize_fp8_rows(x, part.group, part.pow2, floor=part.floor)
-                columns[field.name], columns[part.scale] = x, scales
             start += field.count
-        as_bytes = [columns[f.name].contiguous().view(torch.uint8) for f in self.fields]
-        return torch.cat(as_bytes, 1)
+            if part.scale is not None:
+                x, scales = quantize_fp8_rows(x, part.group, part.pow2, floor=part.floor)
+                self._column(packed, part.scale).copy_(scales)
+            self._column(packed, part.field).copy_(x)
+        return packed
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
         """Inverse of `pack`: e4m3 values are multiplied by whatever fp32 scale is stored.
@@ -140,21 +141,25 @@ class Record:
                 f"{self.name}.unpack: bytes are {packed.dtype} {list(packed.shape)}, want "
                 f"uint8 [n, {self.nbytes}]"
             )
+        aligned = self.alignment
+        if packed.stride(1) != 1 or packed.stride(0) % aligned or packed.storage_offset() % aligned:
+            packed = packed.clone(memory_format=torch.contiguous_format)
         if self._plain_dtype is not None:
-            return packed.contiguous().view(self._plain_dtype).float()
-        columns = {f.name: self._column(packed, f) for f in self.fields}
-        values = [
-            columns[part.field].float()
-            if part.scale is None
-            else dequantize_fp8_rows(columns[part.field], columns[part.scale], part.group)
-            for part in self.parts
-        ]
+            return packed.view(self._plain_dtype).float()
+        values = []
+        for part in self.parts:
+            x = self._column(packed, part.field)
+            if part.scale is None:
+                values.append(x.float())
+            else:
+                scales = self._column(packed, part.scale)
+                values.append(dequantize_fp8_rows(x, scales, part.group))
         return torch.cat(values, 1)
 
-    def _column(self, packed: torch.Tensor, field: Field) -> torch.Tensor:
-        """One field of every token, as its own type; [n, count]."""
-        part = packed[:, field.offset : field.offset + field.nbytes]
-        return part.contiguous().view(field.dtype)
+    def _column(self, packed: torch.Tensor, name: str) -> torch.Tensor:
+        """One field of every token, as its own type; a view [n, count]."""
+        field = self.field(name)
+        return packed[:, field.offset : field.offset + field.nbytes].view(field.dtype)
 
 
 def _scale_is_pow2(op: str, scale: str) -> bool:
