@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sparkwell.engine.core import Sampled
-from sparkwell.engine.request import Request
+from sparkwell.engine.request import Request, Sampled
 from sparkwell.engine.scheduler import StepPlan
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.models.batch import Batch, Span
