@@ -1,0 +1,14 @@
+"""Softmax attention with grouped-query heads, over ragged tensors and over a paged cache."""
+
+from sparkwell.ops.attention.api import attention_paged, attention_prefill
+from sparkwell.ops.attention.reference import (
+    attention_paged_reference,
+    attention_prefill_reference,
+)
+
+__all__ = [
+    "attention_paged",
+    "attention_paged_reference",
+    "attention_prefill",
+    "attention_prefill_reference",
+]

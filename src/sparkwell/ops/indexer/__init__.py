@@ -1,0 +1,21 @@
+"""Lightning indexer: scores every visible key, keeps the top-k positions of each query."""
+
+from sparkwell.ops.indexer.api import index_select, logical_to_physical, topk_select
+from sparkwell.ops.indexer.reference import (
+    index_scores_reference,
+    index_select_reference,
+    logical_to_physical_reference,
+    quantize_index_query,
+    topk_select_reference,
+)
+
+__all__ = [
+    "index_scores_reference",
+    "index_select",
+    "index_select_reference",
+    "logical_to_physical",
+    "logical_to_physical_reference",
+    "quantize_index_query",
+    "topk_select",
+    "topk_select_reference",
+]
