@@ -81,6 +81,8 @@ def test_other_blocks_strided_and_stacked():
     w = random(3, 5, 7, seed=5)
     q = quantize_fp8_block(in_poison(w), block=(2, 3))
     assert list(q.scales.shape) == [3, 3, 3]
+    per_value = q.scales[:, [0, 0, 1, 1, 2]][:, :, [0, 0, 0, 1, 1, 1, 2]]
+    assert torch.equal(q.dequantize(), q.values.float() * per_value)
     for e in range(3):
         one = quantize_fp8_block(w[e].contiguous(), block=(2, 3))
         assert torch.equal(q.select(e).dequantize(), one.dequantize())
