@@ -7,6 +7,7 @@ from typing import Any
 
 from sparkwell.errors import BadCheckpoint, BadInput
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 INCOMPLETE = "\ufffd"  # what decoders put for bytes that are no whole character
 MAX_PENDING = 16  # tokens; longer without a whole character, the bytes are none
 CONTEXT = 8  # prompt tokens that the first output token is decoded behind
@@ -86,18 +87,14 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         folder = Path(folder)
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise _bad_tokenizer(folder, f"none of {', '.join(TOKENIZER_FILES)}")
         try:
             backend = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise BadCheckpoint(
-                "no tokenizer that can be read",
-                file=folder,
-                came=str(error).strip().splitlines()[0] if str(error).strip() else repr(error),
-                wanted="tokenizer.json and tokenizer_config.json",
-                do="download the model's tokenizer files into the folder",
-            ) from error
+        except Exception as error:  # the tokenizers library raises Exception itself
+            raise _bad_tokenizer(folder, f"{type(error).__name__}: {error}") from error
         return cls(backend, _eos_ids(folder, backend))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
@@ -145,6 +142,16 @@ class Tokenizer:
         return Detokenizer(self, context)
 
 
+def _bad_tokenizer(folder: Path, came: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        "no tokenizer that can be read",
+        file=folder,
+        came=came,
+        wanted="tokenizer.json and tokenizer_config.json",
+        do="download the model's tokenizer files into the folder",
+    )
+
+
 def _eos_ids(folder: Path, backend: Any) -> frozenset[int]:
     """End tokens by generation_config.json, config.json and the tokenizer together.
 
@@ -156,11 +163,24 @@ def _eos_ids(folder: Path, backend: Any) -> frozenset[int]:
         if not path.is_file():
             continue
         try:
-            named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise BadCheckpoint(
-                "not a JSON object", file=path, came=str(error), wanted="a JSON object",
-                do="download the file again",
-            ) from error  # fmt: skip
-        ids.update([named] if isinstance(named, int) else named or [])
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # neither JSON nor UTF-8
+            raise _bad_config(path, str(error), "a JSON object") from error
+        if not isinstance(config, dict):
+            raise _bad_config(path, type(config).__name__, "a JSON object")
+        named = config.get("eos_token_id")
+        listed = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(isinstance(token, int) for token in listed):
+            raise _bad_config(path, f"eos_token_id {named!r}", "a token id or a list of them")
+        ids.update(listed)
     return frozenset(ids)
+
+
+def _bad_config(path: Path, came: str, wanted: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        "no end tokens to be read",
+        file=path,
+        came=came,
+        wanted=wanted,
+        do="download the file again",
+    )
