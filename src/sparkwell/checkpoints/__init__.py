@@ -1,0 +1,1 @@
+"""Model folders: their configuration, their tensors, their quantization, where to find them."""
