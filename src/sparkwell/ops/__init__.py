@@ -1,0 +1,33 @@
+"""What is computed.  OPS is the index: name of an op -> the module that exports it.
+
+Beside each public op, its module exports `<op>_reference`, the op's meaning in fp32 torch.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+OPS: Mapping[str, str] = MappingProxyType(
+    {
+        "rms_norm": "sparkwell.ops.norm",
+        "layer_norm": "sparkwell.ops.norm",
+        "rope": "sparkwell.ops.rope",
+        "swiglu": "sparkwell.ops.activation",
+        "linear": "sparkwell.ops.linear",
+        "route_sigmoid": "sparkwell.ops.moe",
+        "route_softmax": "sparkwell.ops.moe",
+        "experts": "sparkwell.ops.moe",
+        "attention_prefill": "sparkwell.ops.attention",
+        "attention_paged": "sparkwell.ops.attention",
+        "mla_paged": "sparkwell.ops.mla",
+        "mla_sparse": "sparkwell.ops.mla",
+        "index_select": "sparkwell.ops.indexer",
+        "topk_select": "sparkwell.ops.indexer",
+        "logical_to_physical": "sparkwell.ops.indexer",
+        "cache_write": "sparkwell.ops.cache",
+        "cache_gather": "sparkwell.ops.cache",
+        "sample": "sparkwell.ops.sampling",
+        "logprobs": "sparkwell.ops.sampling",
+    }
+)
+
+__all__ = ["OPS"]

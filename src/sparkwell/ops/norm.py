@@ -76,8 +76,8 @@ def layer_norm(
 def _check(op: str, x: torch.Tensor, name: str, vector: torch.Tensor) -> None:
     if not x.is_floating_point():
         raise BadInput(f"{op}: x is {x.dtype}, want a float type")
-    if x.shape[-1:] != vector.shape:
+    if vector.ndim != 1 or x.shape[-1:] != vector.shape:
         raise BadInput(
             f"{op}: {name} is {tuple(vector.shape)} for x {tuple(x.shape)}, "
-            f"want {tuple(x.shape[-1:])}, one value per element of x's last dimension"
+            f"want one value per element of x's last dimension"
         )
