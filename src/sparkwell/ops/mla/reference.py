@@ -55,12 +55,14 @@ def mla_sparse_reference(
     max_logits = q.new_full((num_rows, heads), -math.inf, dtype=torch.float32)
     if not len(kept):
         return out, lse, max_logits
+    slots = slots.where(valid, slots[valid][0])  # any slot that exists
     for rows in row_blocks(slice(0, num_rows), 4 * len(kept) * max(heads, width)):
-        used = valid[rows]
-        # Skipped slots hold zeros, not what the cache has there: 0 * NaN would reach the sum.
-        kv = q.new_zeros(*used.shape, width, dtype=torch.float32)
-        kv[used] = cache.read(slots[rows][used])
+        skipped = ~valid[rows]
+        kv = cache.read(slots[rows].flatten())
+        # Zeros, not what that slot happens to hold: 0 * NaN would reach the sum.
+        kv.index_fill_(0, skipped.flatten().nonzero()[:, 0], 0.0)
+        kv = kv.unflatten(0, skipped.shape)  # [t, topk, width]
         scores = torch.bmm(q[rows].float(), kv.transpose(1, 2)) * scale  # [t, H, topk]
-        scores = scores.masked_fill(~used[:, None], -math.inf)
+        scores = scores.masked_fill(skipped[:, None], -math.inf)
         out[rows], lse[rows], max_logits[rows] = softmax_values(scores, kv[..., :d_v])
     return apply_sink(out, lse, sink), lse, max_logits
