@@ -334,7 +334,12 @@ class Engine:
     def _check_tokens(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         if len(prompt_ids) == 0:
             raise BadInput("the prompt has no tokens, want at least one")
-        for what, ids in (("the prompt", prompt_ids), ("logit_bias", params.logit_bias)):
+        named = (
+            ("the prompt", prompt_ids),
+            ("logit_bias", params.logit_bias),
+            ("stop_token_ids", params.stop_token_ids),
+        )
+        for what, ids in named:
             for token in (min(ids), max(ids)) if ids else ():
                 if not 0 <= token < self.vocab_size:
                     raise BadInput(

@@ -1,6 +1,5 @@
 """LLM: a model folder to completions, without a server."""
 
-import json
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 from sparkwell.engine.core import Engine, QueueFull, Runner
 from sparkwell.engine.pages import PagePool
 from sparkwell.engine.request import FinishReason, Output, SamplingParams, Timing, TokenLogprob
-from sparkwell.engine.scheduler import Scheduler
+from sparkwell.engine.scheduler import Scheduler, check_limits
 from sparkwell.engine.tokenizer import Tokenizer
 from sparkwell.errors import BadInput, SparkwellError
 
@@ -55,7 +54,8 @@ class LLM:
         the runner finds room for.
     max_batch_tokens: rows of one step; max_requests: running at a time.
     max_context: most tokens of prompt and output; None: what the model was made for.
-    progress: called with bytes done and bytes in all while the weights are loaded.
+    progress: called with bytes done and bytes in all, while a model is downloaded and again while
+        its weights are loaded.
 
     Raises: BadCheckpoint, Unsupported, BadInput.
     """
@@ -75,15 +75,15 @@ class LLM:
         backend: str = "auto",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        from sparkwell.checkpoints.config import parse_config
+        from sparkwell.checkpoints.config import parse_config, read_config
         from sparkwell.checkpoints.locate import locate
         from sparkwell.engine.runner import build_runner
 
         if backend not in BACKENDS:
             raise BadInput(f"backend is {backend!r}, want one of {', '.join(BACKENDS)}")
-        folder = locate(model)
-        path = folder / "config.json"
-        config = parse_config(json.loads(path.read_text(encoding="utf-8")), file=path)
+        check_limits(max_batch_tokens, max_requests)
+        folder = locate(model, progress=progress)
+        config = parse_config(read_config(folder), file=folder / "config.json")
         if max_context is not None and not 2 <= max_context <= config.max_position:
             raise BadInput(
                 f"max_context is {max_context}, want 2 to {config.max_position}, the positions "
@@ -213,27 +213,29 @@ class LLM:
                 self.engine.step()
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        return list(prompt)
+        if not _is_prompt(prompt):
+            raise _wrong_prompt(prompt)
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts; one text or one list of token ids is a list of one."""
     if isinstance(prompts, str):
         return [prompts]
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
         raise _wrong_prompt(prompts)
-    if prompts and all(_is_token(item) for item in prompts):
-        return [[int(item) for item in prompts]]  # type: ignore[arg-type]
-    listed: list[Prompt] = []
+    if prompts and _is_prompt(prompts):
+        return [prompts]  # type: ignore[list-item]
     for item in prompts:
-        if not isinstance(item, str) and not (
-            isinstance(item, Sequence) and all(_is_token(token) for token in item)
-        ):
+        if not _is_prompt(item):
             raise _wrong_prompt(item)
-        listed.append(item)
-    return listed
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _is_prompt(item: object) -> bool:
+    if isinstance(item, bytes | bytearray):  # sequences of integers, but not of tokens
+        return False
+    return isinstance(item, str) or (isinstance(item, Sequence) and all(map(_is_token, item)))
 
 
 def _is_token(item: object) -> bool:
@@ -252,6 +254,10 @@ def _as_params(
 ) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
+    if isinstance(params, str | Mapping) or not isinstance(params, Sequence):
+        raise BadInput(
+            f"params is a {type(params).__name__}, want SamplingParams or a list of them"
+        )
     listed = list(params)
     if len(listed) != count:
         raise BadInput(f"{len(listed)} SamplingParams for {count} prompts, want one for each")

@@ -38,22 +38,30 @@ class StepPlan:
         return sum(work.count for work in self.work)
 
 
+def check_limits(max_batch_tokens: int, max_requests: int) -> None:
+    """Raises BadInput unless 1 <= max_requests <= max_batch_tokens.
+
+    With fewer rows than requests, decodes could crowd out a prefill for good.
+    """
+    if not 1 <= max_requests <= max_batch_tokens:
+        raise BadInput(
+            f"max_requests is {max_requests} and max_batch_tokens is {max_batch_tokens}, want "
+            f"1 <= max_requests <= max_batch_tokens"
+        )
+
+
 class Scheduler:
     """Chunked prefill beside decodes under a token budget; preemption by recomputation.
 
-    pool: the cache pages; max_batch_tokens: rows of one step, >= max_requests, so that decodes
-        can never crowd out a prefill for good; max_requests: running at a time, >= 1.
+    pool: the cache pages; max_batch_tokens: rows of one step, >= max_requests;
+        max_requests: running at a time, >= 1.
     Raises: BadInput for limits that contradict each other.
     """
 
     def __init__(
         self, pool: PagePool, *, max_batch_tokens: int = 2048, max_requests: int = 64
     ) -> None:
-        if not 1 <= max_requests <= max_batch_tokens:
-            raise BadInput(
-                f"Scheduler: max_requests is {max_requests} and max_batch_tokens is "
-                f"{max_batch_tokens}, want 1 <= max_requests <= max_batch_tokens"
-            )
+        check_limits(max_batch_tokens, max_requests)
         self.pool = pool
         self.max_batch_tokens, self.max_requests = max_batch_tokens, max_requests
         self.waiting: OrderedDict[int, Request] = OrderedDict()

@@ -1,10 +1,10 @@
 """Text to tokens and back: a model folder's tokenizer, chat template and end tokens."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparkwell.checkpoints.config import read_json_object
 from sparkwell.errors import BadCheckpoint, BadInput
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -162,25 +162,15 @@ def _eos_ids(folder: Path, backend: Any) -> frozenset[int]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # neither JSON nor UTF-8
-            raise _bad_config(path, str(error), "a JSON object") from error
-        if not isinstance(config, dict):
-            raise _bad_config(path, type(config).__name__, "a JSON object")
-        named = config.get("eos_token_id")
+        named = read_json_object(path).get("eos_token_id")
         listed = named if isinstance(named, list) else [] if named is None else [named]
         if not all(isinstance(token, int) for token in listed):
-            raise _bad_config(path, f"eos_token_id {named!r}", "a token id or a list of them")
+            raise BadCheckpoint(
+                "end tokens that cannot be read",
+                file=path,
+                came=f"eos_token_id {named!r}",
+                wanted="a token id or a list of them",
+                do="download the file again",
+            )
         ids.update(listed)
     return frozenset(ids)
-
-
-def _bad_config(path: Path, came: str, wanted: str) -> BadCheckpoint:
-    return BadCheckpoint(
-        "no end tokens to be read",
-        file=path,
-        came=came,
-        wanted=wanted,
-        do="download the file again",
-    )
