@@ -334,7 +334,7 @@ def gpu(name: str) -> Gpu:
     plain = _plain(name)
     if found := _BY_NAME.get(plain) or _BY_DEVICE_NAME.get(plain):
         return found
-    close = difflib.get_close_matches(plain, _BY_NAME, n=1)
+    close = difflib.get_close_matches(plain, _BY_NAME, n=1, cutoff=0.75)
     hint = f"; did you mean {_BY_NAME[close[0]].name!r}?" if close else "."
     known = ", ".join(gpu.name for gpu in GPUS)
     raise BadInput(f"GPU {name!r} is not known{hint} Want one of {known}")
