@@ -94,6 +94,9 @@ int nvmlDeviceGetMemoryInfo(void *device, Memory *memory) {
 }
 #ifndef OMIT_TEXT
 const char *nvmlErrorString(int code) {
+#ifdef NO_TEXT
+    return 0;
+#endif
     return code == 3 ? "Not Supported" : code == 9 ? "Driver Not Loaded"
         : code == 15 ? "GPU is lost" : code == 18 ? "Driver/library version mismatch"
         : "Unknown Error";

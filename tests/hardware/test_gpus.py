@@ -124,6 +124,7 @@ def test_every_name_and_alias_finds_its_product():
         ("DGX Spark", "dgx-spark"),
         ("spark", "dgx-spark"),
         ("rtx5090", "rtx-5090"),
+        ("NVIDIA GeForce 5090", "rtx-5090"),
         ("GeForce RTX 5070 Ti", "rtx-5070-ti"),
         ("h100", "h100-sxm"),
         ("a100", "a100-sxm-80"),

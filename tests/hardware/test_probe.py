@@ -87,6 +87,7 @@ def test_gpu_in_no_table(build):
     [
         ({"INIT": 9}, "nvmlInit_v2: Driver Not Loaded (code 9)"),
         ({"INIT": 18}, "nvmlInit_v2: Driver/library version mismatch (code 18)"),
+        ({"INIT": 999, "NO_TEXT": 1}, "nvmlInit_v2: error (code 999)"),
         ({"INIT": 999, "OMIT_TEXT": 1}, "nvmlInit_v2: error (code 999)"),
     ],
 )
@@ -158,7 +159,9 @@ def test_memory_that_cannot_be_read(build):
     machine = probe(build(MEMORY=3))
     assert [device.memory_bytes for device in machine.gpus] == [H200_BYTES, None]
     assert machine.gpus[1].shared_memory is False
-    assert machine.problems == ("nvmlDeviceGetMemoryInfo: Not Supported (code 3)",)
+    assert machine.problems == (
+        "GPU 1 (NVIDIA H200): nvmlDeviceGetMemoryInfo: Not Supported (code 3)",
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])

@@ -181,12 +181,12 @@ def probe(library: str | None = None) -> Machine:
     )
 
 
-def _ask(question: Callable[[], T], problems: list[str]) -> T | None:
-    """The answer, or None and one more problem."""
+def _ask(question: Callable[[], T], problems: list[str], about: str = "") -> T | None:
+    """The answer, or None and one more problem, which starts with `about`."""
     try:
         return question()
     except NvmlError as error:
-        problems.append(str(error))
+        problems.append(f"{about}{error}")
         return None
 
 
@@ -198,12 +198,13 @@ def _device(
     product = match_device_name(name)
     # Where GPU and host share memory, NVML answers "not supported" or a figure of its own.
     shared = product is not None and product.shared_memory
-    memory = host_memory if shared else _ask(lambda: nvml.memory(handle), problems)
+    about = f"GPU {index} ({name}): "
+    memory = host_memory if shared else _ask(lambda: nvml.memory(handle), problems, about)
     try:
         row = target(capability)
     except BadInput as error:
         row = None
-        problems.append(f"GPU {index} ({name}): {error}")
+        problems.append(f"{about}{error}")
     return DeviceInfo(index, name, capability, row, memory, shared, driver, product)
 
 
