@@ -1,9 +1,11 @@
+"""attention_prefill and attention_paged against one key at a time, amid poison."""
+
 import math
 
 import pytest
 import torch
-from paged import GARBAGE, brute_force, ints, paged_batch, rows_of, seen, starts
 
+from paged import GARBAGE, brute_force, ints, paged_batch, rows_of, seen, starts
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.formats.kv import PagedCache, gqa_record
 from sparkwell.ops import ragged
@@ -17,6 +19,11 @@ from sparkwell.testing import assert_matches, in_poison
 
 COUNTS, LENGTHS = [3, 0, 5, 1, 2, 4], [3, 4, 9, 11, 0, 2]  # the last two: rows before position 0
 T, S = sum(COUNTS), sum(LENGTHS)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
 
 
 def ragged_qkv(hq, hk, dqk, dv):

@@ -1,7 +1,9 @@
+"""cache_write and cache_gather: the right bytes, and no other."""
+
 import pytest
 import torch
-from paged import GARBAGE, ints, paged_batch, poisoned_cache
 
+from paged import GARBAGE, ints, paged_batch, poisoned_cache
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.formats.kv import PagedCache, gqa_record, index_key_record, latent_record
 from sparkwell.ops.cache import cache_gather, cache_write
@@ -13,6 +15,11 @@ RECORDS = [
     index_key_record("fp8"),
     gqa_record(2, 8, "bf16"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.name)
