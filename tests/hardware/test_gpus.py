@@ -1,5 +1,8 @@
 """Products: complete figures, lookups, and arithmetic that ties figures to each other."""
 
+import dataclasses
+import json
+
 import pytest
 
 from sparkwell.errors import BadInput
@@ -102,9 +105,11 @@ def test_only_these_share_memory_with_the_host():
     assert {p.name for p in GPUS if p.shared_memory} == {"dgx-spark", "jetson-thor"}
 
 
-def test_figures_cannot_be_changed():
-    with pytest.raises(TypeError):
-        gpu("h200").peaks["bf16"] = Figure(1, "FLOP/s", "")
+def test_rows_can_be_keys_and_become_plain_data():
+    assert len(set(GPUS)) == len(ROWS)
+    plain = json.loads(json.dumps(dataclasses.asdict(gpu("h200")), default=str))
+    assert plain["peaks"]["bf16"]["value"] == 989e12
+    assert plain["target"]["sm"] == 90
 
 
 def test_every_name_and_alias_finds_its_product():

@@ -8,19 +8,17 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from sparkwell.errors import BadInput
 from sparkwell.hardware.figures import Figure
 from sparkwell.hardware.targets import Target, target
 
 PEAKS = ("bf16", "fp16_f16acc", "fp8", "fp8_f16acc", "fp4", "int8")
-_NONE: Mapping[str, Figure] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gpu:
-    """One product.
+    """One product; there is one object per row, so identity is equality.
 
     memory: what the driver reports where known, else the nominal size.  shared_memory: host and
     GPU use the same memory.  peaks: FLOP/s (OP/s for int8) by type, a missing type has no native
@@ -36,7 +34,7 @@ class Gpu:
     memory: Figure
     bandwidth: Figure
     peaks: Mapping[str, Figure]
-    measured: Mapping[str, Figure] = field(default_factory=lambda: _NONE)
+    measured: Mapping[str, Figure] = field(default_factory=dict)
     shared_memory: bool = False
     aliases: tuple[str, ...] = ()
     device_names: tuple[str, ...] = ()
@@ -45,14 +43,10 @@ class Gpu:
 def _peaks(source: str, weak: str = "", **tera: float) -> Mapping[str, Figure]:
     """Peaks in tera-operations per second; `weak` lists the doubtful ones, or "all"."""
     doubtful = tera.keys() if weak == "all" else weak.split()
-    return MappingProxyType(
-        {
-            key: Figure(
-                value * 1e12, "OP/s" if key == "int8" else "FLOP/s", source, key in doubtful
-            )
-            for key, value in tera.items()
-        }
-    )
+    return {
+        key: Figure(value * 1e12, "OP/s" if key == "int8" else "FLOP/s", source, key in doubtful)
+        for key, value in tera.items()
+    }
 
 
 def _sms(value: int, source: str, weak: bool = False) -> Figure:
@@ -188,16 +182,14 @@ GPUS: tuple[Gpu, ...] = (
         target=target("sm_90"),
         sms=_sms(132, _H200),
         l2=_mib(50, _H200),
-        memory=_mib(143771, _REPORTED, weak=True),
+        memory=_mib(143771, "driver report"),
         bandwidth=_gb_per_s(4800, _H200),
         peaks=_peaks(_H200, bf16=989, fp8=1979, int8=1979),
-        measured=MappingProxyType(
-            {
-                **_peaks(_OURS, bf16=785, fp8=1444),
-                "read": _gb_per_s(4460, _OURS),
-                "copy": _gb_per_s(4080, _OURS),
-            }
-        ),
+        measured={
+            **_peaks(_OURS, bf16=785, fp8=1444),
+            "read": _gb_per_s(4460, _OURS),
+            "copy": _gb_per_s(4080, _OURS),
+        },
         aliases=("h200-sxm",),
         device_names=("H200",),
     ),
