@@ -197,6 +197,20 @@ def test_half_a_character_at_the_end() -> None:
     assert [o.text for o in told.outputs] == ["", "", "", "🙂"]
 
 
+def test_a_held_back_stop_and_half_a_character_come_in_order() -> None:
+    told = run(ids("aEN🙂")[:5], SamplingParams(max_tokens=5, stop=("END",)))
+    assert told.text == "aEN\ufffd"
+
+
+def test_a_character_that_begins_in_the_prompt() -> None:
+    prompt = [*PROMPT, *ids("🙂")[:2]]
+    engine, told = make(FakeRunner(4, next_token=script(ids("🙂b")[2:], prompt))), Told()
+    engine.submit(prompt, SamplingParams(max_tokens=3), on_output=told)
+    while engine.step():
+        pass
+    assert [o.text for o in told.outputs] == ["", "🙂", "b"]
+
+
 def test_nothing_stops_before_min_tokens() -> None:
     end = [EOS, *ids("a"), EOS]
     assert run(end, SamplingParams(min_tokens=2)).tokens == end
@@ -249,13 +263,13 @@ def test_logprobs() -> None:
 def test_seeds() -> None:
     engine = make(requests=8)
     params = SamplingParams(max_tokens=12)
-    seeded = SamplingParams(max_tokens=12, seed=5)
+    seeded = SamplingParams(max_tokens=12, seed=-5)
     told = [Told() for _ in range(4)]
     for one, given in zip(told, (params, params, seeded, seeded), strict=True):
         engine.submit([9], given, on_output=one)
     engine.step()
     seeds = [request.seed for request in engine.scheduler.running.values()]
-    assert seeds[2:] == [5, 5] and seeds[0] != seeds[1] and max(seeds) > 2**40
+    assert seeds[2:] == [2**64 - 5] * 2 and seeds[0] != seeds[1] and max(seeds) > 2**40
     while engine.step():
         pass
     assert told[2].tokens == told[3].tokens != told[0].tokens != told[1].tokens

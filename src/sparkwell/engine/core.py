@@ -208,7 +208,6 @@ class Engine:
         deadline = time.monotonic() + (timeout if drain else 0.0)
         with self._wake:
             self._closed = self._closed or "it is shutting down"
-            self._abort = self._abort or not drain
             thread = self._thread
             self._wake.notify_all()
         if thread is None:

@@ -106,7 +106,7 @@ class Scheduler:
         (a failed step): pages stay as they are.
         """
         work: list[Work] = []
-        budget, preempted = self.max_batch_tokens, self.preemptions
+        budget = self.max_batch_tokens
         for request in list(self.running.values()):  # oldest first: a victim is always behind
             if request.state is State.RUNNING and request.remaining == 1 and self._grow(request):
                 work.append(Work(request, request.num_computed, 1, samples=True))
@@ -115,8 +115,8 @@ class Scheduler:
             if request.remaining > 1 and budget > 0:
                 work.append(self._chunk(request, budget))
                 budget -= work[-1].count
-        # After a preemption the pages just freed belong to the older requests.
-        while self.waiting and budget > 0 and preempted == self.preemptions:
+        # One preempted above is not back at once: it left its pages for one page of an older one.
+        while self.waiting and budget > 0:
             request = next(iter(self.waiting.values()))
             if len(self.running) == self.max_requests or not self._admit(request):
                 break
@@ -129,7 +129,7 @@ class Scheduler:
         size = self.pool.page_size
         for work in plan.work:
             request = work.request
-            first = request.num_computed // size
+            first = work.start // size
             request.num_computed = work.start + work.count
             full = request.num_computed // size
             self._name_pages(request, full)
