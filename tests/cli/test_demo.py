@@ -1,0 +1,78 @@
+"""The verbs with the model in the package."""
+
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sparkwell.cli import app
+from sparkwell.cli.demo import _machine_lines
+from sparkwell.hardware.probe import Machine
+
+
+@pytest.fixture(autouse=True)
+def keep_threads() -> Iterator[None]:
+    """`demo` sets the number of torch's threads, which outlives it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_demo_json() -> None:
+    line = ("demo", "--json", "--max-tokens", "12", "--seed", "4", "--prompt", "JULIET.\n")
+    got = json.loads(run(*line))
+    assert got["computed_on"] == "cpu"
+    assert got["prompt"] == "JULIET.\n"
+    assert len(got["text"]) > 12 and got["finish_reason"] == "length"
+    facts, figures = got["model"], got["figures"]
+    assert (facts["name"], facts["architecture"]) == ("bard", "glm_moe_dsa")
+    assert 5e6 < facts["parameters"] < 7e6 and facts["bytes"] > 2 * 5e6
+    assert facts["latent_width"] == 576 and facts["cache_bytes_per_token"] % 4 == 0
+    assert figures["generated_tokens"] == 12 and figures["prompt_tokens"] >= 3
+    assert figures["pages_used"] == 1 and figures["pages_total"] > 100
+    assert 0 < figures["ttft_s"] < figures["total_s"]
+    assert figures["tokens_per_s"] == pytest.approx(1 / figures["tpot_s"])
+    assert json.loads(run(*line))["text"] == got["text"]
+    other = json.loads(run(*line, "--seed", "5"))
+    assert other["text"] != got["text"]
+    generated = run(
+        "generate", "bard", "JULIET.\n", "--seed", "4", "--temperature", "0.8",
+        "--max-tokens", "12", "--threads", "1",
+    )  # fmt: skip
+    assert generated == got["text"] + "\n"
+
+
+def test_demo_in_words() -> None:
+    text = run("demo", "--max-tokens", "66", "--prompt", "ROMEO.\n")
+    for part in ("GPU ", "CPU ", "glm_moe_dsa", "ROMEO.\n", "66 tokens", "tokens/s", " ms"):
+        assert part in text
+    assert "2 of " in text  # pages of 64 tokens
+    rows = run("demo", "--max-tokens", "1").splitlines()
+    assert next(row for row in rows if "TPOT" in row).split()[-1] == "-"
+    assert next(row for row in rows if "TTFT" in row).split()[-1] == "ms"
+
+
+def test_a_gpu_is_shown_and_said_to_be_idle() -> None:
+    target = SimpleNamespace(name="sm_121")
+    gpu = SimpleNamespace(name="NVIDIA GB10", target=target, capability="12.1", memory_bytes=2**37)
+    strange = SimpleNamespace(name="Next", target=None, capability="99.0", memory_bytes=None)
+    machine = Machine((gpu, strange), "1", "13.0", "aarch64", "Linux", 20, 2**37, ())  # type: ignore[arg-type]
+    lines = _machine_lines(machine)
+    assert lines[0] == "GPU    NVIDIA GB10 (sm_121, 128 GiB)"
+    assert lines[1] == "GPU    Next (99.0)"
+    assert "not used: this version has no GPU kernels yet and computes on the CPU" in lines[2]
+    assert lines[3] == "CPU    aarch64, 20 cores, 128 GiB; computes in torch"
+    none = Machine((), None, None, "x86_64", "Linux", 2, None, ("no driver",))
+    assert _machine_lines(none) == [
+        "GPU    none: no driver",
+        "CPU    x86_64, 2 cores; computes in torch",
+    ]
