@@ -139,6 +139,15 @@ def test_negative_scores_stay_above_excluded_groups() -> None:
     assert ids.tolist() == [[4, 5, 6]] * 2
 
 
+def test_excluded_probabilities_are_zero_as_are_vanished_ones() -> None:
+    logits = torch.full((1, 8), -300.0)
+    logits[0, 5] = 0.0
+    options = {"topk": 3, "n_group": 2, "topk_group": 1, "normalize": True, "scale": 2.0}
+    weights, ids = route_softmax(logits, **options)
+    assert ids.tolist() == [[5, 0, 1]]  # all but 5 are 0.0, and the lower id wins
+    assert weights.tolist() == [[2.0, 0.0, 0.0]]
+
+
 @pytest.mark.parametrize("num_experts", [16, 256])
 def test_ties_go_to_the_lower_group_and_expert(num_experts: int) -> None:
     flat = torch.zeros(3, num_experts)

@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "yarn other theta": YARN_V3 | {"theta": 5e5, "original_max_position": 8192},
     "yarn low clamped": YARN_V3 | {"original_max_position": 150, "factor": 3.0},
     "yarn high clamped": YARN_V3 | {"original_max_position": 10**6, "theta": 20.0},
-    "yarn shrinks": YARN_V3 | {"factor": 0.5},
+    "yarn shrinks": YARN_V3 | {"factor": 0.5, "mscale_all_dim": 0.5},
     "llama3": {
         "theta": 5e5,
         "kind": "llama3",

@@ -117,8 +117,8 @@ def test_logit_bias_is_added() -> None:
 
 
 def test_suppressed_ids_cannot_be_drawn() -> None:
-    got = adjusted([1.0, 2.0, 3.0], suppressed=frozenset({2, 7, -1}))
-    assert got == [1.0, 2.0, -INF]  # -1 is no id: the last one stays
+    got = adjusted([1.0, 2.0, 3.0], suppressed=frozenset({2, 7, -2}))
+    assert got == [1.0, 2.0, -INF]  # -2 is no id, and not the second last either
 
 
 def test_suppression_outlasts_a_bias() -> None:
@@ -192,6 +192,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert kept(y, top_p=0.85) == [0, 1, 3]
     assert kept([*y, -INF], top_p=0.99999999) == [0, 1, 2, 3]
     assert kept([3.0], top_p=0.1) == [0]
+    assert kept([0.0] * 7, top_p=0.142857146) == [0, 1]  # fp32's 1/7 is already above it
 
 
 def test_top_p_sums_more_tokens_than_fp32_could() -> None:

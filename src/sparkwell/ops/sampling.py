@@ -101,7 +101,7 @@ def adjusted_logits_reference(
 
 
 def _mask(x: torch.Tensor, row: SamplingRow) -> None:
-    """top-k, top-p, min-p in place; ties keep the lower id, the likeliest token always stays."""
+    """top-k, top-p, min-p in place, on x whose largest is 0; of tied tokens the lower id stays."""
     if 0 < row.top_k < len(x):
         keep = _largest(x, row.top_k)
         x.copy_(torch.full_like(x, -torch.inf).scatter_(0, keep, x[keep]))
@@ -110,7 +110,7 @@ def _mask(x: torch.Tensor, row: SamplingRow) -> None:
         reached = likeliest.double().softmax(0).cumsum(0) >= row.top_p
         x[order[1:][reached[:-1]]] = -torch.inf  # out: whatever follows the token that reached it
     if row.min_p > 0.0:
-        x[x < x.amax() + math.log(row.min_p)] = -torch.inf
+        x[x < math.log(row.min_p)] = -torch.inf  # the likeliest is at 0
 
 
 def sample_reference(
