@@ -57,7 +57,7 @@ def test_chat(served: Running) -> None:
 
 
 def test_requests_together_answer_as_alone(served: Running) -> None:
-    """Forty at once over few pages, some left in the middle: text does not depend on the company."""
+    """Forty at once, some left in the middle: an answer does not depend on its company."""
     client = served.client()
     asked = {"model": "bard", "max_tokens": 20, "temperature": 0.7, "seed": 11}
     names = ["ROMEO.\n", "KING.\n", "And the LORD", "It was a"]
