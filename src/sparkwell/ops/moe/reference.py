@@ -67,18 +67,16 @@ def experts_reference(
 
     Each token's sum runs over its experts in ascending id, whatever else is in the batch.
     """
-    x, weights = x.float(), weights.float().flatten()
+    x = x.float()
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    by_expert, order = ids.flatten().sort(stable=True)
-    active, counts = by_expert.unique_consecutive(return_counts=True)
-    start = 0
-    for expert, count in zip(active.tolist(), counts.tolist(), strict=True):
-        slots = order[start : start + count]  # places in the flattened [T, k]
-        start += count
-        tokens = slots // ids.shape[1]
-        hidden = swiglu_reference(functional.linear(x[tokens], _expert(gate_up, expert)))
-        y = functional.linear(hidden, _expert(down, expert)) * weights[slots, None]
-        out.index_add_(0, tokens, y)
+    by_expert, order = ids.flatten().sort(stable=True)  # order: places in the flattened [T, k]
+    active, rows = by_expert.unique_consecutive(return_counts=True)
+    counts = rows.tolist()
+    tokens = (order // ids.shape[1]).split(counts)
+    factors = weights.float().flatten()[order, None].split(counts)
+    for expert, token, factor in zip(active.tolist(), tokens, factors, strict=True):
+        hidden = swiglu_reference(functional.linear(x[token], _expert(gate_up, expert)))
+        out.index_add_(0, token, functional.linear(hidden, _expert(down, expert)) * factor)
     return out
 
 
