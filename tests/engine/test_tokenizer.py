@@ -71,6 +71,10 @@ def test_special_tokens_have_no_text_and_are_added_on_demand(tokenizer: Tokenize
 
 def test_spaces_before_punctuation_survive(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a , b .")) == "a , b ."
+    words = CoreTokenizer(models.WordLevel({"a": 0, ",": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tidy = PreTrainedTokenizerFast(tokenizer_object=words, clean_up_tokenization_spaces=True)
+    assert Tokenizer(tidy, frozenset()).decode([0, 1, 0]) == "a , a"
 
 
 # ---------------------------------------------------------------- one token at a time

@@ -25,9 +25,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: "Tokenizer", context: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        # Special tokens have no text, and as the only left neighbour they would hide a space.
-        near = context[-CONTEXT:]
-        self._window = [token for token in near if token not in tokenizer.special_ids]
+        self._window = list(context[-CONTEXT:])
         text = tokenizer.decode(self._window)
         self._sent = len(text.rstrip(INCOMPLETE))  # characters of the window already passed on
         self._whole = len(self._window)  # tokens up to the last whole character
@@ -35,7 +33,7 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """The text that the token completes; "" for a special token or part of a character."""
         if token_id in self._tokenizer.special_ids:
-            return ""
+            return ""  # has no text, and as the only left neighbour it would hide a space
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)
         pending = text.endswith(INCOMPLETE)
