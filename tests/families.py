@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, written by Transformers: its names, its bytes, its maths.
+"""Tiny random checkpoints of every family, as Transformers writes them: its names, its bytes.
 
 Kernel-shaped where that matters: 512-wide latents, 32 or 64 index heads, contexts longer than
 index_topk.  Norms and biases are randomised, since 0 and 1 would hide mistakes in handling them.
@@ -52,6 +52,7 @@ YARN: dict[str, Any] = {
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
 }
+YARN_V2: dict[str, Any] = {"mscale": 0.707, "mscale_all_dim": 0.707}
 LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -90,7 +91,7 @@ FAMILIES = (
         COMMON | MLA | MOE | NO_GROUPS | DEEPSEEK_HEADS
         | {"num_hidden_layers": 4, "q_lora_rank": None, "first_k_dense_replace": 1}
         | {"n_shared_experts": 2, "norm_topk_prob": False, "routed_scaling_factor": 1.0}
-        | {"topk_method": "greedy", "rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+        | {"topk_method": "greedy", "rope_parameters": YARN | YARN_V2},
     ),
     Family(
         "deepseek-v3",

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import transformers
-from families import checkpoint
 from torch.overrides import TorchFunctionMode
 
+from families import checkpoint
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.layers import Moe
@@ -37,7 +37,7 @@ class _TopkInputs(TorchFunctionMode):
 
 @dataclass
 class Trace:
-    """What one forward of the oracle computed, by layer: [T, vocab], [T, S], [T, k], ([T, k], [T, k])."""
+    """One forward of the oracle: logits [T, vocab]; by layer [T, S], [T, k], ([T, k], [T, k])."""
 
     logits: torch.Tensor
     scores: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -107,7 +107,12 @@ def injected(model: Model, trace: Trace, *, rows: slice = slice(None)) -> Iterat
         if indexer is not None:
 
             def select(
-                x: torch.Tensor, c_q: torch.Tensor, batch: Batch, cache: Any, it: Any = indexer, i: int = i
+                x: torch.Tensor,
+                c_q: torch.Tensor,
+                batch: Batch,
+                cache: Any,
+                it: Any = indexer,
+                i: int = i,
             ) -> torch.Tensor:
                 q, w = it.queries(x, c_q, batch.positions)
                 keys = cache.read(_slots(batch))
@@ -133,7 +138,7 @@ def _visible(indices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The oracle's rows with its masked future positions turned into -1, at the end."""
     kept = indices.sort(-1).values
     kept = torch.where(kept <= positions[:, None], kept, -1)
-    order = (kept < 0).to(torch.int8).argsort(-1, stable=True)
+    order = (kept < 0).to(torch.int8).argsort(dim=-1, stable=True)
     return kept.gather(-1, order).to(torch.int32)
 
 

@@ -1,4 +1,4 @@
-"""Imports point down, and a few other promises about the shape of the code.  All read from source."""
+"""Imports point down, and other promises about the shape of the code, read from its source."""
 
 import ast
 from pathlib import Path
@@ -25,17 +25,23 @@ MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
 }
 MAY_USE_TRITON = {"ops", "verify"}
 NO_TORCH = ["hardware", "server", "cli", "engine/request.py", "engine/pages.py"]
-NO_TORCH += ["engine/scheduler.py", "engine/core.py", "checkpoints/config.py", "env.py", "errors.py"]
+NO_TORCH += [
+    "engine/scheduler.py",
+    "engine/core.py",
+    "checkpoints/config.py",
+    "env.py",
+    "errors.py",
+]
 HEAVY = {"torch", "triton", "transformers", "numpy", "fastapi", "uvicorn", "huggingface_hub"}
 LINES = {  # a budget: raising one is a line in a diff that somebody has to defend
     "": 250,
     "hardware": 1300,
     "formats": 900,
-    "checkpoints": 1700,
+    "checkpoints": 1800,
     "ops": 2200,
     "models": 900,
     "engine": 1900,
-    "server": 1500,
+    "server": 1800,
     "cli": 900,
 }
 

@@ -1,4 +1,4 @@
-"""Every environment variable of Sparkwell: name, default, meaning.  The only reader of os.environ."""
+"""Every environment variable: name, default, meaning.  The only reader of os.environ."""
 
 import os
 from dataclasses import dataclass

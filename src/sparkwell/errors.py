@@ -1,4 +1,4 @@
-"""Everything a caller ever has to catch.  Each error says what came, what was wanted, what to do."""
+"""Everything a caller has to catch.  An error says what came, what was wanted, what to do."""
 
 from collections.abc import Mapping
 from pathlib import Path

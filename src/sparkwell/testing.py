@@ -38,13 +38,13 @@ def cosine_gap(x: torch.Tensor, y: torch.Tensor) -> float:
 def assert_matches(
     got: torch.Tensor, want: torch.Tensor, op: str, fmt: str = "fp32", *, label: str = ""
 ) -> None:
-    """`want` is the fp32 reference: same shape, same non-finite places, close each, close overall."""
+    """`want` is the reference: same shape, same non-finite places, close each, close overall."""
     limit, label = TOLERANCES[op, fmt], label or op
     assert got.shape == want.shape, f"{label}: shape {tuple(got.shape)}, want {tuple(want.shape)}"
     got, want = got.float(), want.float()
     for name, test in (("nan", torch.isnan), ("+inf", torch.isposinf), ("-inf", torch.isneginf)):
         bad = (test(got) != test(want)).nonzero()
-        assert not len(bad), f"{label}: {name} differs at {len(bad)} places, first {bad[0].tolist()}"
+        assert not len(bad), f"{label}: {name} differs {len(bad)} times, first at {bad[0].tolist()}"
     finite = torch.isfinite(want)
     got, want = torch.where(finite, got, 0), torch.where(finite, want, 0)
     over = (got - want).abs() - (limit.atol + limit.rtol * want.abs())

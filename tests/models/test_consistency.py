@@ -5,9 +5,9 @@ from functools import cache
 
 import pytest
 import torch
+
 from families import FAMILIES, VOCAB
 from oracle import Feeder, load_ours
-
 from sparkwell.formats.kv import PagedCache
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.deepseek import DeepseekModel
@@ -102,8 +102,8 @@ def test_expanded_equals_absorbed(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_unwritten_pages_are_never_read(name: str) -> None:
     feeder = Feeder(model(name))
-    for cache in feeder.caches:
-        for pages in (cache,) if isinstance(cache, PagedCache) else (cache.latent, cache.index):
+    for layer in feeder.caches:
+        for pages in (layer,) if isinstance(layer, PagedCache) else (layer.latent, layer.index):
             if pages is not None:
                 pages.pages.fill_(0xFF)  # NaN as fp32, bf16 and e4m3 alike
     assert_matches(feeder.prefill(ids(300)), whole(name), "logits", label=name)

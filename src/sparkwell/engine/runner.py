@@ -10,12 +10,7 @@ from sparkwell.engine.scheduler import StepPlan
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.load import Model, load_model
-from sparkwell.ops.sampling import (
-    SamplingRow,
-    logprobs_reference,
-    sample_reference,
-    uniform,
-)
+from sparkwell.ops.sampling import SamplingRow, logprobs, sample, uniform
 
 CACHE_DTYPES = ("fp32", "bf16", "fp8")
 CPU_CACHE_BYTES = 1 << 30  # what the caches take on a CPU where the caller names no size
@@ -66,7 +61,7 @@ class ModelRunner:
         rows = [self._row(request) for request in requests]
         histories = [(request.prompt_ids, request.output_ids) for request in requests]
         draws = [uniform(request.seed, len(request.output_ids)) for request in requests]
-        ids = sample_reference(logits, rows, histories, torch.tensor(draws)).tolist()
+        ids = sample(logits, rows, histories, torch.tensor(draws, dtype=torch.float64)).tolist()
         wanted = [i for i, r in enumerate(requests) if r.params.logprobs is not None]
         out = {r.id: Sampled(token) for r, token in zip(requests, ids, strict=True)}
         if wanted:
@@ -78,7 +73,7 @@ class ModelRunner:
     ) -> dict[int, Sampled]:
         ids = torch.tensor([drawn[r.id].token_id for r in requests])
         most = max(r.params.logprobs or 0 for r in requests)
-        chosen, top_ids, top = logprobs_reference(logits, ids, min(most, logits.shape[-1]))
+        chosen, top_ids, top = logprobs(logits, ids, top=min(most, logits.shape[-1]))
         out = {}
         for i, request in enumerate(requests):
             n = request.params.logprobs or 0

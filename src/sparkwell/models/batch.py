@@ -51,7 +51,8 @@ class Batch:
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
-        starts, rows = [0], []
+        starts: list[int] = [0]
+        rows: list[int] = []
         for i, span in enumerate(spans):
             end = span.start + len(span.token_ids)
             if len(span.pages) * page_size < end:

@@ -109,9 +109,7 @@ class Attention:
             self.q_a = w.linear(f"{prefix}.q_a_proj", c.q_lora_rank, c.hidden_size)
             self.q_norm = w.tensor(f"{prefix}.q_a_layernorm.weight", (c.q_lora_rank,))
             self.q = w.linear(f"{prefix}.q_b_proj", q_width, c.q_lora_rank)
-        self.kv_a = w.linear(
-            f"{prefix}.kv_a_proj_with_mqa", self.latent + self.rope, c.hidden_size
-        )
+        self.kv_a = w.linear(f"{prefix}.kv_a_proj_with_mqa", self.latent + self.rope, c.hidden_size)
         self.kv_norm = w.tensor(f"{prefix}.kv_a_layernorm.weight", (self.latent,))
         # Dequantized whole before it is cut into heads: GLM's 448 rows a head are 3.5 FP8 blocks.
         kv_b = w.dense(f"{prefix}.kv_b_proj", self.heads * (self.nope + self.value), self.latent)

@@ -1,6 +1,7 @@
 """Blocks that both families use unchanged: the feed-forward layers and the rotary table."""
 
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
@@ -64,11 +65,14 @@ class Moe:
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Routing weights [T, k] fp32 and expert ids [T, k]; the router always runs in fp32."""
         c, logits = self.config, linear(x.float(), self.router)
-        groups = {"n_group": c.n_group, "topk_group": c.topk_group}
-        if self.bias is None:
-            return route_softmax(logits, topk=c.topk, normalize=c.normalize, scale=c.scale, **groups)
-        return route_sigmoid(
-            logits, self.bias, topk=c.topk, normalize=c.normalize, scale=c.scale, **groups
+        route = route_softmax if self.bias is None else partial(route_sigmoid, bias=self.bias)
+        return route(
+            logits,
+            topk=c.topk,
+            n_group=c.n_group,
+            topk_group=c.topk_group,
+            normalize=c.normalize,
+            scale=c.scale,
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
