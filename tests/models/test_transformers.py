@@ -170,7 +170,8 @@ Random tiny checkpoints of each family, written by Transformers' `save_pretraine
 One prompt of {TOKENS} tokens, fp32, on a CPU. Logits are compared with the oracle's selected keys
 and routes injected (limit {LOGIT_LIMIT:.0e}), because two correct implementations may keep
 different keys where two scores differ in the last bit; the choices are compared by their scores
-(limit {SCORE_LIMIT:.0e} of the largest, where that is above 1). Greedy generation runs free: 64 tokens after a 200-token prompt.
+(limit {SCORE_LIMIT:.0e} of the largest, where that is above 1). Greedy generation runs free: 64
+tokens after a 200-token prompt.
 `tests/models/test_transformers.py` makes and checks this table; `--update-docs` rewrites it.
 """
 
