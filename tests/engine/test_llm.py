@@ -130,6 +130,13 @@ def test_wrong_arguments(llm: LLM, prompts: Any, params: Any, message: str) -> N
     assert llm.engine.stats().steps == 0  # nothing is computed for the others either
 
 
+def test_all_prompts_are_checked_before_the_first_is_computed() -> None:
+    llm = make(max_waiting=1)  # the last prompt is submitted when the first ones are finished
+    with pytest.raises(BadInput, match="the prompt has no tokens"):
+        llm.generate(["a", "b", "c", "d", ""], GREEDY)
+    assert llm.engine.stats().steps == 0
+
+
 def test_a_failed_step_is_an_error() -> None:
     llm = make(fail_on=(1, 4))
     with pytest.raises(GenerationError, match="request 0 failed: RuntimeError: step 1 was told"):
