@@ -37,9 +37,14 @@ class _TopkInputs(TorchFunctionMode):
 
 @dataclass
 class Trace:
-    """One forward of the oracle: logits [T, vocab]; by layer [T, S], [T, k], ([T, k], [T, k])."""
+    """One forward of the oracle: logits [T, vocab]; the rest by layer.
+
+    inputs: what the indexer was given, x [T, hidden] and c_q [T, q_lora_rank]; scores: [T, S];
+    indices: [T, k]; routes: weights and expert ids, [T, k] each.
+    """
 
     logits: torch.Tensor
+    inputs: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     scores: dict[int, torch.Tensor] = field(default_factory=dict)
     indices: dict[int, torch.Tensor] = field(default_factory=dict)
     routes: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -72,6 +77,7 @@ def trace_oracle(model: Any, ids: list[int]) -> Trace:
                 module: Any, args: Any, out: torch.Tensor, mode: _TopkInputs = mode, i: int = i
             ) -> None:
                 mode.__exit__(None, None, None)
+                trace.inputs[i] = (args[0][0], args[1][0])
                 trace.scores[i], trace.indices[i] = mode.scores[-1][0], out[0].long()
 
             handles.append(indexer.register_forward_pre_hook(enter))
@@ -92,9 +98,9 @@ def trace_oracle(model: Any, ids: list[int]) -> Trace:
 def injected(model: Model, trace: Trace, *, rows: slice = slice(None)) -> Iterator[dict[str, dict]]:
     """`model` follows the oracle's indices and routes on these rows of its one request.
 
-    Yields what it would have chosen itself: index scores, indices and routes by layer.
+    Yields what it would have chosen itself: indices and routes by layer.
     """
-    own: dict[str, dict] = {"scores": {}, "indices": {}, "routes": {}}
+    own: dict[str, dict] = {"indices": {}, "routes": {}}
     for i, layer in enumerate(model.layers):
         if isinstance(layer.mlp, Moe):
 
@@ -114,9 +120,6 @@ def injected(model: Model, trace: Trace, *, rows: slice = slice(None)) -> Iterat
                 it: Any = indexer,
                 i: int = i,
             ) -> torch.Tensor:
-                q, w = it.queries(x, c_q, batch.positions)
-                keys = cache.read(_slots(batch))
-                own["scores"][i] = index_scores_reference(q, keys, w)
                 own["indices"][i] = type(it).select(it, x, c_q, batch, cache)
                 return _visible(trace.indices[i][rows], batch.positions)
 
@@ -128,10 +131,14 @@ def injected(model: Model, trace: Trace, *, rows: slice = slice(None)) -> Iterat
             layer.attention.indexer.__dict__.pop("select", None)
 
 
-def _slots(batch: Batch) -> torch.Tensor:
-    positions = torch.arange(batch.key_lens[0])
-    pages = batch.block_table[0, positions // batch.page_size].long()
-    return pages * batch.page_size + positions % batch.page_size
+def own_scores(model: Model, trace: Trace, layer: int) -> torch.Tensor:
+    """[T, S]: our indexer's scores for the very inputs the oracle's indexer had."""
+    indexer = model.layers[layer].attention.indexer  # type: ignore[union-attr]
+    assert indexer is not None
+    x, c_q = trace.inputs[layer]
+    positions = torch.arange(len(x))
+    q, w = indexer.queries(x, c_q, positions)
+    return index_scores_reference(q, indexer.keys(x, positions), w)
 
 
 def _visible(indices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,7 @@ def test_seeds_decide_samples(llm: LLM) -> None:
 
 
 def test_min_tokens_keeps_the_end_away(llm: LLM) -> None:
-    bias = {token: 100.0 for token in llm.tokenizer.eos_ids}
+    bias = dict.fromkeys(llm.tokenizer.eos_ids, 100.0)
     ended = SamplingParams(max_tokens=30, temperature=0.0, logit_bias=bias)
     kept = SamplingParams(max_tokens=30, temperature=0.0, logit_bias=bias, min_tokens=7)
     assert llm.generate(PROMPTS[0], ended)[0].finish_reason == "stop"
