@@ -102,6 +102,14 @@ def test_exit_codes() -> None:
         assert b"Traceback" not in done.stderr
 
 
+def test_a_terminal_that_cannot_show_a_character() -> None:
+    line = [*FAKE, "generate", "fake", "né", "--json", "--max-tokens", "1"]
+    env = ENV | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    done = subprocess.run(line, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b'"prompt": "n?"' in done.stdout
+
+
 def test_a_reader_that_leaves_ends_the_verb(spawn: Spawn) -> None:
     process = spawn("generate", "fake", "x", "--max-tokens", "399", delay=0.005)
     read_until(process, b"bcd")

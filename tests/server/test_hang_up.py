@@ -157,10 +157,11 @@ def test_an_engine_that_closes_ends_what_runs_with_503() -> None:
     engine = slow_engine()
     with running(engine) as served:
         connection = raw_post(served.port, "/v1/completions", json.dumps(ENDLESS).encode())
-        eventually(lambda: engine.stats().running == 1, "it runs")
+        eventually(lambda: engine.stats().generated_tokens > 2, "it runs")
         engine.shutdown(drain=False)
         assert connection.recv(65536).startswith(b"HTTP/1.1 503")
         connection.close()
+        assert served.metric("sparkwell_e2e_request_latency_seconds_count") == 0
 
 
 def test_addresses() -> None:

@@ -25,7 +25,6 @@ def guarded(verb: Callable[Params, None]) -> Callable[Params, None]:
     def run(*args: Params.args, **kwargs: Params.kwargs) -> None:
         try:
             verb(*args, **kwargs)
-            sys.stdout.flush()  # a reader that has left shows here at the latest
         except SparkwellError as error:
             if kwargs.get("debug"):
                 raise
