@@ -185,6 +185,16 @@ def test_pages_that_the_window_left_behind_are_not_looked_at():
         attention_paged(q, batch.cache, *batch.metadata[:2], table, **options | {"window": 8})
 
 
+def test_requests_without_query_rows_are_not_looked_at():
+    batch = paged_batch(gqa_record(1, 4, "fp32"), [0, 2, 0], [9, 5, 3], page_size=4)
+    q = torch.randn(2, 2, 4)
+    want = attention_paged(q, batch.cache, *batch.metadata, num_kv_heads=1, scale=1.0)
+    table = batch.block_table.clone()
+    table[0], table[2] = GARBAGE, -1
+    got = attention_paged(q, batch.cache, *batch.metadata[:2], table, num_kv_heads=1, scale=1.0)
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+
 def test_empty_batches():
     record = gqa_record(2, 8, "fp32")
     for pages in (0, 2):
@@ -235,6 +245,7 @@ def test_prefill_errors():
     refuse(r"query_start is .*climb from 0 to the 15 rows", a=ints(0, 1, 2, 3, 4, 5, 6))
     refuse(r"query_start is \[0, 9, 3,.*climb", a=ints(0, 9, 3, 4, 5, 6, 15))
     refuse(r"key_start is .*climb from 0 to the 29 rows", b=key_start - 1)
+    refuse(r"key_start is \[2, 3,.*climb from 0", b=ints(2, 3, 7, 16, 27, 27, 29))
 
 
 def test_paged_errors():

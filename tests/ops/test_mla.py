@@ -101,6 +101,7 @@ def sparse_case(record, page_size=4, topk=9):
     slots[2, :7] = ints(*INVALID)
     slots[3, 1:] = GARBAGE
     slots[4, ::2] = -1
+    slots[:, 7] = -1  # a column that no row uses, with used ones after it
     return cache, slots
 
 
@@ -167,6 +168,18 @@ def test_a_slot_listed_twice_counts_twice():
     out, lse, top = mla_sparse(q + 0.5, cache, ints(2, 2, 3)[None], scale=2.0, d_v=1)
     assert top.item() == 4.0  # the scale is in it: 2 * 0.5 * 4
     assert lse.item() == pytest.approx(math.log(2 * math.e + math.exp(4)))
+
+
+def test_a_nan_stays_in_the_rows_that_list_it():
+    cache = PagedCache.allocate(SMALL, 2, 4)
+    cache_write(cache, torch.arange(8), torch.randn(8, 16))
+    q, slots = torch.randn(3, 2, 16), ints(5, 1, 2, 3, -1, -1, -1, 4, 2).view(3, 3)
+    clean = mla_sparse(q, cache, slots, scale=0.3, d_v=12)
+    cache_write(cache, torch.tensor([5]), torch.full((1, 16), math.nan))
+    got = mla_sparse(q, cache, slots, scale=0.3, d_v=12)
+    assert got[0][0].isnan().all()
+    for x, want in zip(got, clean, strict=True):
+        assert torch.equal(x[1:], want[1:])
 
 
 def test_halves_merge_by_lse():

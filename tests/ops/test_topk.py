@@ -100,6 +100,7 @@ def test_slots_follow_the_block_table(page_size, request_dtype):
     indices[0, 0], indices[0, 1] = 5 * page_size - 1, 5 * page_size  # the last, and one past it
     indices[1, ::2] = -1
     indices[2, :3] = ints(-(2**31), GARBAGE, 2**31 - 1)
+    indices[2, 3:5] = ints(4 * page_size, 5 * page_size - 1)  # on the garbage page
     request = torch.tensor([0, 3, 2, 1, -1, 4, 1]).to(request_dtype)
     got = logical_to_physical(
         in_poison(indices), in_poison(request), in_poison(table), page_size=page_size
