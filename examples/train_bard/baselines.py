@@ -33,7 +33,7 @@ def lookup(keys: Keys, values: NDArray, query: Keys) -> NDArray:
 
 @dataclass(frozen=True)
 class Order:
-    """Discounted counts of one order: p(w|h) = max(c - d, 0) / total(h) + d * types(h) / total(h) * lower."""
+    """p(w|h) = max(count(hw) - d, 0) / total(h) + d * types(h) / total(h) * p(w|shorter h)."""
 
     grams: Keys
     counts: NDArray[np.float64]

@@ -29,6 +29,10 @@ def cut(folder: Path, split: str) -> tuple[NDArray[np.int64], list[str]]:
     return np.stack(rows), sources
 
 
+def text_bytes(tokenizer: Tokenizer, ids: NDArray[np.int64]) -> int:
+    return len(tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode())
+
+
 @torch.no_grad()
 def model_log_prob(model: Bard, rows: NDArray[np.int64], dense: bool = False) -> NDArray:
     flag = torch.tensor(dense)
@@ -87,9 +91,7 @@ def main() -> None:
     }
     for split in ("validation", "test"):
         rows, sources = cut(args.data, split)
-        sizes = np.array(
-            [len(tokenizer.decode(r[1:], skip_special_tokens=False).encode()) for r in rows]
-        )
+        sizes = np.array([text_bytes(tokenizer, row[1:]) for row in rows])
         scores = {
             "model": model_log_prob(model, rows),
             "model_dense_attention": model_log_prob(model, rows, dense=True),
@@ -99,17 +101,15 @@ def main() -> None:
         table = {}
         for source in ["all", *sorted(set(sources))]:
             pick = np.array([source in ("all", s) for s in sources])
-            table[source] = {
-                "tokens": int(pick.sum()) * (WINDOW - 1),
-                "bytes": int(sizes[pick].sum()),
-            }
+            size = int(sizes[pick].sum())
+            table[source] = {"tokens": int(pick.sum()) * (WINDOW - 1), "bytes": size}
             for name, log_p in scores.items():
-                table[source][name] = score(log_p[pick], int(sizes[pick].sum()))
+                table[source][name] = score(log_p[pick], size)
         results[split] = table
     text = (here / "heldout_excerpt.txt").read_text()
     ids = np.array(tokenizer.encode(text).ids)
     rows = ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    size = sum(len(tokenizer.decode(r[1:]).encode()) for r in rows)
+    size = sum(text_bytes(tokenizer, row[1:]) for row in rows)
     results["heldout_excerpt"] = {"tokens": int(rows[:, 1:].size), "bytes": size} | score(
         model_log_prob(model, rows), size
     )

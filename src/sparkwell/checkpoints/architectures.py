@@ -101,13 +101,11 @@ class DeepseekConfig:
     def softmax_scale(self) -> float:
         """(d_nope + d_rope)^-0.5 * m^2, with m = 0.1 * mscale_all_dim * ln(factor) + 1.
 
-        m is 1 for unscaled rope.  Source: DeepSeek-V2's modeling code; arXiv 2309.00071, 3.4.
+        m is 1 for unscaled rope, whose factor is 1.  Source: DeepSeek-V2's modeling code; arXiv
+        2309.00071, 3.4.
         """
-        scale = (self.qk_nope_head_dim + self.qk_rope_head_dim) ** -0.5
-        if self.rope.kind == "default" or self.rope.factor <= 1.0:
-            return scale
         m = 0.1 * self.rope.mscale_all_dim * math.log(self.rope.factor) + 1.0
-        return scale * m * m
+        return (self.qk_nope_head_dim + self.qk_rope_head_dim) ** -0.5 * m * m
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from sparkwell.hardware.probe import Machine
 
 MODEL = "bard"
-PROMPT = "ROMEO.\n"
+# Written as the training text is: headings without full stops, a speaker on a line of his own.
+PROMPT = "ACT II\n\nSCENE I Verona A garden\n\nEnter ROMEO and JULIET\n\nROMEO\n"
 GIB = 1 << 30
 
 
 def demo(
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = PROMPT,
-    max_tokens: options.MaxTokens = 96,
-    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 1,
+    max_tokens: options.MaxTokens = 160,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 2,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -42,7 +43,7 @@ def demo(
         if not as_json:
             write("\n".join(_model_lines(facts)) + f"\n\n{prompt}")
         pieces = []
-        params = SamplingParams(max_tokens=max_tokens, temperature=0.8, seed=seed)
+        params = SamplingParams(max_tokens=max_tokens, temperature=0.7, top_p=0.95, seed=seed)
         for output in llm.stream(prompt, params):
             pieces.append(output.text)
             if not as_json:

@@ -17,8 +17,7 @@ from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_prefill
-from sparkwell.ops.cache import cache_write
-from sparkwell.ops.gather import cache_gather
+from sparkwell.ops.cache import cache_gather, cache_write
 from sparkwell.ops.indexer import index_select, logical_to_physical
 from sparkwell.ops.linear import linear
 from sparkwell.ops.mla import mla_paged, mla_sparse
