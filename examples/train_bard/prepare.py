@@ -47,13 +47,22 @@ POEMS = {
     "VENUS AND ADONIS",
 }
 # `bible -f` prints short book names; headings spell them out.
-BOOKS = dict(
-    zip(
-        ["Ge", "Exo", "Lev", "Num", "Deu", "Josh", "Jdgs", "Ruth", "1Sm", "2Sm", "1Ki", "2Ki", "1Chr", "2Chr", "Ezra", "Neh", "Est", "Job", "Psa", "Prv", "Eccl", "SSol", "Isa", "Jer", "Lam", "Eze", "Dan", "Hos", "Joel", "Amos", "Obad", "Jonah", "Mic", "Nahum", "Hab", "Zep", "Hag", "Zec", "Mal", "Mat", "Mark", "Luke", "John", "Acts", "Rom", "1Cor", "2Cor", "Gal", "Eph", "Phi", "Col", "1Th", "2Th", "1Tim", "2Tim", "Titus", "Phmn", "Heb", "Jas", "1Pet", "2Pet", "1Jn", "2Jn", "3Jn", "Jude", "Rev"],
-        ["GENESIS", "EXODUS", "LEVITICUS", "NUMBERS", "DEUTERONOMY", "JOSHUA", "JUDGES", "RUTH", "1 SAMUEL", "2 SAMUEL", "1 KINGS", "2 KINGS", "1 CHRONICLES", "2 CHRONICLES", "EZRA", "NEHEMIAH", "ESTHER", "JOB", "PSALMS", "PROVERBS", "ECCLESIASTES", "SONG OF SOLOMON", "ISAIAH", "JEREMIAH", "LAMENTATIONS", "EZEKIEL", "DANIEL", "HOSEA", "JOEL", "AMOS", "OBADIAH", "JONAH", "MICAH", "NAHUM", "HABAKKUK", "ZEPHANIAH", "HAGGAI", "ZECHARIAH", "MALACHI", "MATTHEW", "MARK", "LUKE", "JOHN", "ACTS", "ROMANS", "1 CORINTHIANS", "2 CORINTHIANS", "GALATIANS", "EPHESIANS", "PHILIPPIANS", "COLOSSIANS", "1 THESSALONIANS", "2 THESSALONIANS", "1 TIMOTHY", "2 TIMOTHY", "TITUS", "PHILEMON", "HEBREWS", "JAMES", "1 PETER", "2 PETER", "1 JOHN", "2 JOHN", "3 JOHN", "JUDE", "REVELATION"],
-        strict=True,
-    )
-)
+BOOK_NAMES = """
+Ge GENESIS, Exo EXODUS, Lev LEVITICUS, Num NUMBERS, Deu DEUTERONOMY, Josh JOSHUA, Jdgs JUDGES,
+Ruth RUTH, 1Sm 1 SAMUEL, 2Sm 2 SAMUEL, 1Ki 1 KINGS, 2Ki 2 KINGS, 1Chr 1 CHRONICLES, 2Chr 2
+CHRONICLES, Ezra EZRA, Neh NEHEMIAH, Est ESTHER, Job JOB, Psa PSALMS, Prv PROVERBS, Eccl
+ECCLESIASTES, SSol SONG OF SOLOMON, Isa ISAIAH, Jer JEREMIAH, Lam LAMENTATIONS, Eze EZEKIEL, Dan
+DANIEL, Hos HOSEA, Joel JOEL, Amos AMOS, Obad OBADIAH, Jonah JONAH, Mic MICAH, Nahum NAHUM, Hab
+HABAKKUK, Zep ZEPHANIAH, Hag HAGGAI, Zec ZECHARIAH, Mal MALACHI, Mat MATTHEW, Mark MARK, Luke
+LUKE, John JOHN, Acts ACTS, Rom ROMANS, 1Cor 1 CORINTHIANS, 2Cor 2 CORINTHIANS, Gal GALATIANS,
+Eph EPHESIANS, Phi PHILIPPIANS, Col COLOSSIANS, 1Th 1 THESSALONIANS, 2Th 2 THESSALONIANS, 1Tim 1
+TIMOTHY, 2Tim 2 TIMOTHY, Titus TITUS, Phmn PHILEMON, Heb HEBREWS, Jas JAMES, 1Pet 1 PETER, 2Pet
+2 PETER, 1Jn 1 JOHN, 2Jn 2 JOHN, 3Jn 3 JOHN, Jude JUDE, Rev REVELATION
+"""
+BOOKS = {
+    short: " ".join(name)
+    for short, *name in (entry.split() for entry in re.split(r",\s+", BOOK_NAMES.strip()))
+}
 AUSTEN = {
     "sensesensibility": "SENSE AND SENSIBILITY",
     "prideprejudice": "PRIDE AND PREJUDICE",
