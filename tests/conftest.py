@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from line_budget import report
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -13,3 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # xdist runs a process a core; threads beside them only wait for each other.
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("lines per folder")
+    terminalreporter.write_line(report())
