@@ -147,6 +147,14 @@ FAMILIES = (
         COMMON | GQA | {"rope_parameters": plain_rope(1e6), "tie_word_embeddings": True},
     ),
     Family(
+        "qwen2-window",
+        "Qwen2 with a sliding window",
+        "Qwen2Config",
+        COMMON | GQA
+        | {"use_sliding_window": True, "sliding_window": 48, "max_window_layers": 2}
+        | {"rope_parameters": plain_rope(1e6)},
+    ),
+    Family(
         "qwen3",
         "Qwen3",
         "Qwen3Config",
