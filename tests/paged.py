@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sparkwell.formats.kv import PagedCache, Record
+from sparkwell.formats.kv import Record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.testing import in_poison
 
 GARBAGE = 2147480000  # what unused index entries hold

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.kv import PagedCache, Record, gqa_record, index_key_record, latent_record
+from sparkwell.formats.kv import Record, gqa_record, index_key_record, latent_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.testing import in_poison
 
 SMALL = {

@@ -8,7 +8,7 @@ import torch
 
 from families import FAMILIES, VOCAB
 from oracle import Feeder, load_ours
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.load import Model

@@ -11,7 +11,7 @@ import torch
 
 import sparkwell.ops
 from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops import OPS
 from sparkwell.ops.activation import swiglu
 from sparkwell.ops.backend import choose

@@ -5,7 +5,8 @@ import torch
 
 from paged import GARBAGE, ints, paged_batch, poisoned_cache
 from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.kv import PagedCache, gqa_record, index_key_record, latent_record
+from sparkwell.formats.kv import gqa_record, index_key_record, latent_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops.cache import cache_gather, cache_write
 from sparkwell.testing import assert_matches, in_poison
 

@@ -7,7 +7,8 @@ import torch
 
 from paged import GARBAGE, ints, paged_batch, rows_of, starts
 from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.kv import PagedCache, index_key_record
+from sparkwell.formats.kv import index_key_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops import ragged
 from sparkwell.ops.indexer import index_scores_reference, index_select, quantize_index_query
 from sparkwell.testing import assert_matches, in_poison

@@ -7,7 +7,8 @@ import torch
 
 from paged import GARBAGE, brute_force, ints, paged_batch, poisoned_cache, rows_of, seen, starts
 from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.kv import PagedCache, latent_record
+from sparkwell.formats.kv import latent_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops import ragged
 from sparkwell.ops.attention import attention_prefill
 from sparkwell.ops.cache import cache_write

@@ -11,14 +11,8 @@ from sparkwell.formats.floats import (
     ue8m0_decode,
     ue8m0_encode,
 )
-from sparkwell.formats.kv import (
-    Field,
-    PagedCache,
-    Record,
-    gqa_record,
-    index_key_record,
-    latent_record,
-)
+from sparkwell.formats.kv import Field, Record, gqa_record, index_key_record, latent_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.formats.weights import (
     Fp8Block,
     Weight,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from sparkwell.checkpoints.config import DeepseekConfig, IndexerConfig
-from sparkwell.formats.kv import PagedCache, Record, index_key_record, latent_record
+from sparkwell.formats.kv import Record, index_key_record, latent_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary
 from sparkwell.models.weights import Weights

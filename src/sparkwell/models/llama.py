@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from sparkwell.checkpoints.config import LlamaConfig
-from sparkwell.formats.kv import PagedCache, Record, gqa_record
+from sparkwell.formats.kv import Record, gqa_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary
 from sparkwell.models.weights import Weights

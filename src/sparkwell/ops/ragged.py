@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 
 SCRATCH_BYTES = 64 << 20  # what a reference may hold in intermediate scores at one time
 

@@ -3,7 +3,7 @@
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops.attention.reference import (
     attention_paged_reference,
     attention_prefill_reference,

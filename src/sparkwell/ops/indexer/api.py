@@ -3,7 +3,7 @@
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops.backend import choose
 from sparkwell.ops.indexer.reference import (
     index_select_reference,

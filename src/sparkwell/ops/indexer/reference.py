@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 from sparkwell.formats.weights import quantize_fp8_rows
 from sparkwell.ops.ragged import context_slots, row_blocks, shares
 

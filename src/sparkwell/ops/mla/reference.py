@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sparkwell.formats.kv import PagedCache
+from sparkwell.formats.paged import PagedCache
 from sparkwell.ops.attention.reference import apply_sink, attend, softmax_values
 from sparkwell.ops.ragged import context_slots, row_blocks, shares
 
