@@ -116,7 +116,7 @@ def test_what_is_downloaded(
 
 @pytest.mark.parametrize(
     "model",
-    ["unfinished", "nothing", "", "./owner/name", "/owner/name", "a/b/c", "../owner/name",
+    ["unfinished", "nothing", "", "./owner/name", "/owner/name", "a/b/c", "../name", "./name",
      "owner/name@", "-/@", Path("owner/name"), "owner name", "own\u00e9r/name"],
 )  # fmt: skip
 def test_no_such_model(hub: list[Any], assets: Path, model: str | Path) -> None:
