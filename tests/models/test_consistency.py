@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from families import FAMILIES, VOCAB
-from oracle import Feeder, load_ours
+from oracle import Feeder, holds_for_two_prompts_in_three, load_ours
 from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.deepseek import DeepseekModel
@@ -36,45 +36,58 @@ def whole(name: str, length: int = 300, seed: int = 11) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chunked_prefill_equals_whole(name: str) -> None:
-    feeder, tokens, parts = Feeder(model(name)), ids(300), []
-    for start, end in ((0, 100), (100, 101), (101, 228), (228, 300)):
-        parts.append(feeder.run(feeder.span("a", tokens[start:end], start)))
-    assert_matches(torch.cat(parts), whole(name), "logits", label=name)
+    def check(seed: int) -> None:
+        feeder, tokens, parts = Feeder(model(name)), ids(300, seed), []
+        for start, end in ((0, 100), (100, 101), (101, 228), (228, 300)):
+            parts.append(feeder.run(feeder.span("a", tokens[start:end], start)))
+        assert_matches(torch.cat(parts), whole(name, seed=seed), "logits", label=name)
+
+    holds_for_two_prompts_in_three(check)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_token_by_token_equals_whole(name: str) -> None:
-    feeder, tokens = Feeder(model(name)), ids(300)
-    feeder.prefill(tokens[:120])
-    rows = [feeder.run(feeder.span("a", tokens[i : i + 1], i)) for i in range(120, 170)]
-    assert_matches(torch.cat(rows), whole(name)[120:170], "logits", label=name)
+    def check(seed: int) -> None:
+        feeder, tokens = Feeder(model(name)), ids(300, seed)
+        feeder.prefill(tokens[:120])
+        rows = [feeder.run(feeder.span("a", tokens[i : i + 1], i)) for i in range(120, 170)]
+        assert_matches(torch.cat(rows), whole(name, seed=seed)[120:170], "logits", label=name)
+
+    holds_for_two_prompts_in_three(check)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mixed_batch_equals_one_by_one(name: str) -> None:
     """A long and a short prefill, a decode step past index_topk, one below it, an empty span."""
-    feeder = Feeder(model(name))
-    long, short, old, young = ids(200, 1), ids(7, 2), ids(180, 3), ids(40, 4)
-    feeder.run(feeder.span("old", old[:-1], 0), feeder.span("young", young[:-1], 0))
-    got = feeder.run(
-        feeder.span("long", long, 0),
-        feeder.span("old", old[-1:], 179),
-        feeder.span("empty", [], 0),
-        feeder.span("short", short, 0),
-        feeder.span("young", young[-1:], 39),
-    )
-    alone = [Feeder(model(name)).prefill(t) for t in (long, old, short, young)]
-    want = torch.cat([alone[0], alone[1][-1:], alone[2], alone[3][-1:]])
-    assert_matches(got, want, "logits", label=name)
+
+    def check(seed: int) -> None:
+        feeder = Feeder(model(name))
+        long, short, old, young = (ids(n, seed + n) for n in (200, 7, 180, 40))
+        feeder.run(feeder.span("old", old[:-1], 0), feeder.span("young", young[:-1], 0))
+        got = feeder.run(
+            feeder.span("long", long, 0),
+            feeder.span("old", old[-1:], 179),
+            feeder.span("empty", [], 0),
+            feeder.span("short", short, 0),
+            feeder.span("young", young[-1:], 39),
+        )
+        alone = [Feeder(model(name)).prefill(t) for t in (long, old, short, young)]
+        want = torch.cat([alone[0], alone[1][-1:], alone[2], alone[3][-1:]])
+        assert_matches(got, want, "logits", label=name)
+
+    holds_for_two_prompts_in_three(check)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prefix_reuse_equals_none(name: str) -> None:
-    feeder, tokens = Feeder(model(name)), ids(300)
-    feeder.prefill(tokens[:160], "first")
-    feeder.pages["second"] = feeder.pages["first"][:9]  # 144 tokens of 16 a page, shared
-    got = feeder.run(feeder.span("second", tokens[144:], 144))
-    assert_matches(got, whole(name)[144:], "logits", label=name)
+    def check(seed: int) -> None:
+        feeder, tokens = Feeder(model(name)), ids(300, seed)
+        feeder.prefill(tokens[:160], "first")
+        feeder.pages["second"] = feeder.pages["first"][:9]  # 144 tokens of 16 a page, shared
+        got = feeder.run(feeder.span("second", tokens[144:], 144))
+        assert_matches(got, whole(name, seed=seed)[144:], "logits", label=name)
+
+    holds_for_two_prompts_in_three(check)
 
 
 @pytest.mark.parametrize("page_size", [1, 5, 64])
