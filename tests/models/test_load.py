@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from families import FAMILIES, VOCAB, checkpoint
 from oracle import Feeder, load_ours
 from sparkwell.checkpoints.config import parse_config
+from sparkwell.checkpoints.locate import locate
 from sparkwell.errors import BadCheckpoint, BadInput
 from sparkwell.formats.weights import Fp8Block, quantize_fp8_block
 from sparkwell.models.deepseek import DeepseekModel
@@ -28,9 +29,9 @@ def ids(length: int) -> list[int]:
     return torch.randint(2, VOCAB, (length,), generator=generator).tolist()
 
 
-def write_fp8(name: str, folder: Path) -> tuple[Path, Path]:
-    """The family's checkpoint with FP8 weights, and the same values dequantized."""
-    source, fp8, plain = checkpoint(name), folder / "fp8", folder / "plain"
+def write_fp8(source: Path, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint with FP8 weights in place of its own, and the same values dequantized."""
+    fp8, plain = folder / "fp8", folder / "plain"
     for out in (fp8, plain):
         out.mkdir()
         for file in source.glob("*.json"):
@@ -58,7 +59,7 @@ def write_fp8(name: str, folder: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3.2", "glm-5"])
 def test_fp8_checkpoint_equals_its_dequantized_values(name: str, tmp_path: Path) -> None:
-    fp8, plain = (load_model(folder) for folder in write_fp8(name, tmp_path))
+    fp8, plain = (load_model(folder) for folder in write_fp8(checkpoint(name), tmp_path))
     assert isinstance(fp8, DeepseekModel)
     assert isinstance(fp8.layers[0].attention.o, Fp8Block)
     moe = fp8.layers[1].mlp
@@ -69,9 +70,16 @@ def test_fp8_checkpoint_equals_its_dequantized_values(name: str, tmp_path: Path)
     assert 1e-5 < cosine_gap(got, original) < 0.1, "FP8 must show, and not much"
 
 
+def test_experts_narrower_than_a_block(tmp_path: Path) -> None:
+    """64 rows of gate above 64 of up: their scales belong to different blocks."""
+    fp8, plain = (load_model(folder) for folder in write_fp8(locate("bard"), tmp_path))
+    got, want = Feeder(fp8).prefill(ids(100)), Feeder(plain).prefill(ids(100))
+    assert_matches(got, want, "logits")
+
+
 def test_glm_heads_end_inside_fp8_blocks(tmp_path: Path) -> None:
     """448 rows a head are 3.5 blocks: sliced by head before dequantizing, scales would shift."""
-    fp8, plain = (load_model(folder) for folder in write_fp8("glm-5", tmp_path))
+    fp8, plain = (load_model(folder) for folder in write_fp8(checkpoint("glm-5"), tmp_path))
     assert isinstance(fp8, DeepseekModel) and isinstance(plain, DeepseekModel)
     for a, b in zip(fp8.layers, plain.layers, strict=True):
         assert a.attention.w_uk.shape == (16, 192, 512)
