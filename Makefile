@@ -11,13 +11,13 @@ JOBS ?= 2
 # A plain `torch` brings gigabytes of CUDA libraries; a machine without a driver has no use for them.
 TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch,torch==2.13.0)
 
-.PHONY: run test lint unit clean
+.PHONY: run test lint unit kernels clean
 
 run: $(STAMP)-run
 	$(BIN)/sparkwell demo
 
 test: $(STAMP)-dev
-	$(MAKE) lint unit
+	$(MAKE) lint unit kernels
 
 lint: $(STAMP)-dev
 	$(BIN)/ruff format --check src tests examples
@@ -25,7 +25,11 @@ lint: $(STAMP)-dev
 	$(BIN)/mypy
 
 unit: $(STAMP)-dev
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --ignore=tests/kernels
+
+# Kernels under Triton's CPU interpreter, which a process chooses before it imports them.
+kernels: $(STAMP)-dev
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) tests/kernels
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,34 +1,10 @@
-"""Norms over the last dimension.
-
-RMSNorm:    y = x / sqrt(mean(x^2) + eps) * weight                     (arXiv 1910.07467)
-LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias     (arXiv 1607.06450)
-"""
+"""Public norms over the last dimension: shapes checked, backend chosen, result in x's dtype."""
 
 import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.ops.backend import choose
-
-# ---------------------------------------------------------------- reference
-
-
-def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
-    """The meaning of `rms_norm`, in fp32.  [..., d], [d] -> [..., d]"""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
-
-
-def layer_norm_reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps: float
-) -> torch.Tensor:
-    """The meaning of `layer_norm`, in fp32.  [..., d], [d], [d] -> [..., d]"""
-    x = x.float()
-    centered = x - x.mean(-1, keepdim=True)
-    variance = centered.square().mean(-1, keepdim=True)
-    return centered * torch.rsqrt(variance + eps) * weight.float() + bias.float()
-
-
-# ---------------------------------------------------------------- launch
+from sparkwell.ops.norm.reference import layer_norm_reference, rms_norm_reference
 
 
 def rms_norm(
@@ -43,9 +19,13 @@ def rms_norm(
     Returns [..., d] in x's dtype; everything before the final cast is fp32.
     Raises BadInput where the shapes do not fit.
     """
-    choose("rms_norm", x, backend)
+    served_by = choose("rms_norm", x, backend, kernel=True)
     _check("rms_norm", x, "weight", weight)
-    return rms_norm_reference(x, weight, eps=eps).to(x.dtype)
+    if served_by == "reference":
+        return rms_norm_reference(x, weight, eps=eps).to(x.dtype)
+    from sparkwell.ops.norm.kernel import norm_rows
+
+    return norm_rows("rms_norm", x, weight, None, eps=eps)
 
 
 def layer_norm(
@@ -67,10 +47,14 @@ def layer_norm(
     Returns [..., d] in x's dtype; everything before the final cast is fp32.
     Raises BadInput where the shapes do not fit.
     """
-    choose("layer_norm", x, backend)
+    served_by = choose("layer_norm", x, backend, kernel=True)
     _check("layer_norm", x, "weight", weight)
     _check("layer_norm", x, "bias", bias)
-    return layer_norm_reference(x, weight, bias, eps=eps).to(x.dtype)
+    if served_by == "reference":
+        return layer_norm_reference(x, weight, bias, eps=eps).to(x.dtype)
+    from sparkwell.ops.norm.kernel import norm_rows
+
+    return norm_rows("layer_norm", x, weight, bias, eps=eps)
 
 
 def _check(op: str, x: torch.Tensor, name: str, vector: torch.Tensor) -> None:

@@ -1,0 +1,56 @@
+"""RMSNorm and LayerNorm, one row per block, everything before the final cast in fp32.
+
+RMSNorm:    y = x / sqrt(mean(x^2) + eps) * weight
+LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from sparkwell.ops.device import device_of
+from sparkwell.ops.launch import launch
+from sparkwell.ops.norm.schedule import TABLE, Problem
+from sparkwell.ops.schedule import pick
+
+# ---------------------------------------------------------------- kernel
+
+
+@triton.jit
+def _norm_kernel(
+    y_ptr, x_ptr, weight_ptr, bias_ptr, d, stride_x, stride_weight, stride_bias, eps,
+    CENTER: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)  # row * stride passes 2^31 on long prefills
+    cols = tl.arange(0, BLOCK)
+    mask = cols < d
+
+    x = tl.load(x_ptr + row * stride_x + cols, mask=mask, other=0.0).to(tl.float32)  # [BLOCK]
+    weight = tl.load(weight_ptr + cols * stride_weight, mask=mask, other=0.0).to(tl.float32)
+    if CENTER:
+        x = tl.where(mask, x - tl.sum(x) / d, 0.0)
+    y = x / tl.sqrt(tl.sum(x * x) / d + eps) * weight
+    if CENTER:
+        y += tl.load(bias_ptr + cols * stride_bias, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row * d + cols, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+# ---------------------------------------------------------------- launch
+
+
+def norm_rows(
+    op: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
+) -> torch.Tensor:
+    """The norm of each row of x: RMSNorm without a bias, LayerNorm with one.  [..., d] -> same."""
+    d = x.shape[-1]
+    rows = x.reshape(-1, d)  # a view where the rows are evenly spaced, else a copy
+    if rows.stride(-1) != 1:
+        rows = rows.contiguous()
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    choice = pick(op, TABLE, Problem(d), device_of(x.device).target)
+    launch(
+        _norm_kernel, (rows.shape[0],), y, rows, weight, bias, d, rows.stride(0),
+        weight.stride(0), 0 if bias is None else bias.stride(0), eps,
+        choice=choice, CENTER=bias is not None, BLOCK=triton.next_power_of_2(max(d, 1)),
+    )  # fmt: skip
+    return y

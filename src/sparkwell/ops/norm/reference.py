@@ -1,0 +1,23 @@
+"""Norms over the last dimension in fp32 torch.
+
+RMSNorm:    y = x / sqrt(mean(x^2) + eps) * weight                     (arXiv 1910.07467)
+LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias     (arXiv 1607.06450)
+"""
+
+import torch
+
+
+def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
+    """The meaning of `rms_norm`, in fp32.  [..., d], [d] -> [..., d]"""
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
+
+
+def layer_norm_reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps: float
+) -> torch.Tensor:
+    """The meaning of `layer_norm`, in fp32.  [..., d], [d], [d] -> [..., d]"""
+    x = x.float()
+    centered = x - x.mean(-1, keepdim=True)
+    variance = centered.square().mean(-1, keepdim=True)
+    return centered * torch.rsqrt(variance + eps) * weight.float() + bias.float()

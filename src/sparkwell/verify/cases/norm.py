@@ -1,0 +1,40 @@
+"""RMSNorm and LayerNorm: rows of every length class, zero rows, rows as small as eps."""
+
+from functools import partial
+
+import torch
+
+from sparkwell.verify.case import Case, Inputs, Maker
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _inputs(make: Maker, *, rows: int, d: int, dtype: str, bias: bool, scale: float) -> Inputs:
+    x = make.randn(rows, d, dtype=DTYPES[dtype], scale=scale)
+    inputs: Inputs = {"x": x, "weight": make.randn(d, dtype=DTYPES[dtype]), "eps": 1e-6}
+    return inputs | ({"bias": make.randn(d)} if bias else {})
+
+
+def _case(
+    op: str, rows: int, d: int, dtype: str = "fp32", scale: float = 1.0, size: str = "small"
+) -> Case:
+    make = partial(_inputs, rows=rows, d=d, dtype=dtype, bias=op == "layer_norm", scale=scale)
+    limit = ("elementwise", "fp32" if dtype == "fp32" else "bf16")
+    return Case(op, f"{rows}x{d}-{dtype}-{scale:g}", make, size, (limit,))
+
+
+CASES: tuple[Case, ...] = tuple(
+    _case(op, *arguments)
+    for op in ("rms_norm", "layer_norm")
+    for arguments in (
+        (5, 1),
+        (3, 257),
+        (4, 512, "fp16"),
+        (2, 1000, "bf16"),
+        (3, 128, "fp32", 1e-3),  # as small as eps: it changes the answer
+        (2, 5000),
+        (0, 64),
+        (4096, 6144, "bf16", 1.0, "model"),
+        (64, 512, "bf16", 1.0, "model"),
+    )
+)
