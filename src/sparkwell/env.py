@@ -19,5 +19,8 @@ class Variable:
 
 LOG_LEVEL = Variable("SPARKWELL_LOG_LEVEL", "warning", "log level: debug, info, warning or error")
 API_KEY = Variable("SPARKWELL_API_KEY", "", "key that `serve` asks of its clients; empty: none")
+CACHE_DIR = Variable(
+    "SPARKWELL_CACHE_DIR", "~/.cache/sparkwell", "what can be computed again; safe to delete"
+)
 
-VARIABLES = (LOG_LEVEL, API_KEY)
+VARIABLES = (LOG_LEVEL, API_KEY, CACHE_DIR)

@@ -1,0 +1,113 @@
+"""What must hold for compiled kernels; each failure says where, what was wanted and what came."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sparkwell.hardware.targets import Target
+from sparkwell.ops.schedule import NO_MMA
+from sparkwell.verify.compile import Built
+from sparkwell.verify.matrix import Matrix, Table, Use, unreached
+
+SLACK = 1024  # bytes by which shared memory may differ from its formula: barriers, reductions
+UNMODELLED = 4096  # bytes a kernel may take whose op states no formula
+COPIES = r"^(LDGSTS|UTMALDG|UBLKCP)\b"  # cp.async, tensor copies, bulk copies: what pipelines are
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that does not hold.  kernel, case: "" where the failure is about a row."""
+
+    op: str
+    row: str
+    target: str
+    case: str
+    kernel: str
+    wanted: str
+    came: str
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.case, self.kernel) if part)
+        return (
+            f"{self.op} row {self.row} on {self.target}{f' ({where})' if where else ''}: "
+            f"want {self.wanted}; got {self.came}"
+        )
+
+
+def check(uses: Iterable[Use], built: Mapping[str, Built]) -> list[Failure]:
+    """Failures of each launch, and of all launches that one choice led to."""
+    groups: dict[tuple[int, int, int], list[Use]] = {}
+    for use in uses:
+        groups.setdefault((id(use.case), use.target.sm, id(use.choice)), []).append(use)
+    return [failure for group in groups.values() for failure in _check_choice(group, built)]
+
+
+def _check_choice(group: Sequence[Use], built: Mapping[str, Built]) -> list[Failure]:
+    """One choice may launch several kernels: main and combine.  The rows' words are about all."""
+    failures = [failure for use in group for failure in _check_kernel(use, built[use.unit.key])]
+    results = [built[use.unit.key] for use in group]
+    if any(result.error for result in results):
+        return failures
+    use, row, formula = group[0], group[0].choice.row, group[0].choice.shared_bytes
+    taken = max(result.shared for result in results)
+    if formula is not None and abs(taken - formula) > SLACK:
+        wanted = f"{formula} bytes of shared memory by the row's formula, within {SLACK}"
+        failures.append(_failure(use, wanted, f"{taken}"))
+    if formula is None and taken > UNMODELLED:
+        wanted = f"a formula for shared memory above {UNMODELLED} bytes"
+        failures.append(_failure(use, wanted, f"none, and {taken} bytes"))
+    if row.emits != NO_MMA and not any(result.holds(row.emits) for result in results):
+        failures.append(_failure(use, f"an instruction like {row.emits}", _tensor_core(results)))
+    stages = row.schedule.num_stages
+    if stages > 1 and not any(result.holds(COPIES) for result in results):
+        failures.append(
+            _failure(use, f"copies in flight, as num_stages is {stages}", f"none like {COPIES}")
+        )
+    return failures
+
+
+def _check_kernel(use: Use, result: Built) -> list[Failure]:
+    kernel = use.unit.kernel.name
+    if result.error is not None:
+        return [_failure(use, "machine code", result.error, kernel)]
+    failures = []
+    limit = use.target.shared_bytes_per_block
+    if result.shared > limit:
+        wanted = f"at most {limit} bytes of shared memory a block"
+        failures.append(_failure(use, wanted, f"{result.shared}", kernel))
+    if result.spills:
+        came = f"{result.spills} spill instructions, {result.stack} bytes of stack"
+        failures.append(
+            _failure(use, "no register spilled", f"{came}, {result.registers} registers", kernel)
+        )
+    return failures
+
+
+def _tensor_core(results: Sequence[Built]) -> str:
+    names = {n.split(".")[0] for result in results for n in result.instructions or ()}
+    found = sorted(name for name in names if "MMA" in name)
+    return f"tensor-core instructions {', '.join(found)}" if found else "no tensor-core instruction"
+
+
+def _failure(use: Use, wanted: str, came: str, kernel: str = "") -> Failure:
+    row, case = use.choice.row.name, f"{use.case.op} {use.case.name}"
+    return Failure(use.choice.op, row, use.target.name, case, kernel, wanted, came)
+
+
+def check_reach(
+    matrix: Matrix, tables: Sequence[Table], targets: Sequence[Target]
+) -> list[Failure]:
+    """Rows that no case reaches on a target they name, and cases that no target serves.
+
+    The second needs all targets to be known, so it is said only of cases refused on every one of
+    several.
+    """
+    failures = [
+        Failure(table.name, row.name, one.name, "", "", "a case that reaches this row", "none")
+        for table, row, one in unreached(matrix, tables, targets)
+    ]
+    for case in {refusal.case for refusal in matrix.refusals}:
+        mine = [refusal for refusal in matrix.refusals if refusal.case == case]
+        if len(mine) == len(targets) > 1:
+            wanted, place = "one target that serves the case", f"{case.op} {case.name}"
+            failures.append(Failure(case.op, "-", "any", place, "", wanted, mine[0].why))
+    return failures

@@ -1,0 +1,171 @@
+"""`sparkwell verify` without a command line: what to check, the report, its lines."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sparkwell.hardware.targets import Target
+from sparkwell.verify.check import Failure, check, check_reach
+from sparkwell.verify.compile import Built, build_all
+from sparkwell.verify.matrix import (
+    Use,
+    cases_of,
+    folder_of,
+    one_a_row,
+    record,
+    tables,
+    targets_named,
+)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to verify.
+
+    targets: names, or "all"; none: one a kind of tensor core.  ops: ops or folders; none: all.
+    full: every case; otherwise one case of each row.
+    """
+
+    targets: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+    full: bool = False
+    jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One op on one target.  rows: those compiled.  refused: cases it does not serve there."""
+
+    op: str
+    target: str
+    rows: tuple[str, ...]
+    kernels: int
+    registers: int
+    shared: int
+    refused: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything compiled and checked; nothing failed where `failures` is empty."""
+
+    cells: tuple[Cell, ...]
+    failures: tuple[Failure, ...]
+    compiled: int
+    kernels: tuple[dict[str, Any], ...] = field(repr=False)
+
+    def as_json(self) -> str:
+        """The report as one JSON object."""
+        return json.dumps(
+            {
+                "compiled": self.compiled,
+                "failures": [asdict(failure) for failure in self.failures],
+                "cells": [asdict(cell) for cell in self.cells],
+                "kernels": list(self.kernels),
+            },
+            indent=1,
+        )
+
+
+def verify_compiled(options: Options, progress: Progress | None = None) -> Report:
+    """Compile what the cases launch on the targets, and check it.
+
+    Raises BadInput for unknown names.
+    """
+    targets = targets_named(options.targets)
+    cases = cases_of(options.ops)
+    matrix = record(cases, targets)
+    uses = matrix.uses if options.full else one_a_row(matrix.uses)
+    built = build_all([use.unit for use in uses], jobs=options.jobs, progress=progress)
+    found = tables({folder_of(case.op) for case in cases})
+    failures = [*check_reach(matrix, found, targets), *check(uses, built)]
+    refused = Counter((refusal.case.op, refusal.target.sm) for refusal in matrix.refusals)
+    cells = [
+        _cell(op, one, uses, built, failures, refused[op, one.sm])
+        for op in dict.fromkeys(case.op for case in cases)
+        for one in targets
+    ]
+    return Report(tuple(cells), tuple(failures), len(built), tuple(_kernels(uses, built)))
+
+
+def _cell(
+    op: str,
+    one: Target,
+    uses: Sequence[Use],
+    built: dict[str, Built],
+    failures: Sequence[Failure],
+    refused: int,
+) -> Cell:
+    mine = [use for use in uses if (use.case.op, use.target) == (op, one)]
+    results = [built[use.unit.key] for use in mine]
+    wrong = [f for f in failures if f.target == one.name and f.case.split(" ")[0] == op]
+    return Cell(
+        op=op,
+        target=one.name,
+        rows=tuple(dict.fromkeys(f"{use.choice.op}:{use.choice.row.name}" for use in mine)),
+        kernels=len({use.unit.key for use in mine}),
+        registers=max((result.registers for result in results), default=0),
+        shared=max((result.shared for result in results), default=0),
+        refused=refused,
+        failures=len(wrong),
+    )
+
+
+def _kernels(uses: Sequence[Use], built: dict[str, Built]) -> list[dict[str, Any]]:
+    """One entry a compilation: where from, and what came out."""
+    entries: dict[str, dict[str, Any]] = {}
+    for use in uses:
+        result = built[use.unit.key]
+        entry = entries.setdefault(
+            use.unit.key,
+            {
+                "op": use.choice.op,
+                "row": use.choice.row.name,
+                "target": use.target.name,
+                "kernel": use.unit.kernel.name,
+                "formula": use.choice.shared_bytes,
+                **{k: v for k, v in asdict(result).items() if k != "instructions"},
+                "tensor": {n: c for n, c in (result.instructions or {}).items() if "MMA" in n},
+                "cases": [],
+            },
+        )
+        entry["cases"].append(f"{use.case.op} {use.case.name}")
+    return list(entries.values())
+
+
+def lines(report: Report, kernels: bool = False) -> list[str]:
+    """The report in plain text: ops x targets, then, if asked, each kernel, then the failures."""
+    targets = list(dict.fromkeys(cell.target for cell in report.cells))
+    ops = list(dict.fromkeys(cell.op for cell in report.cells))
+    cells = {(cell.op, cell.target): cell for cell in report.cells}
+    width = max(map(len, [*ops, "op"]))
+    text = ["  ".join(["op".ljust(width), *(name.ljust(12) for name in targets)]).rstrip()]
+    for op in ops:
+        words = (in_words(cells[op, name]).ljust(12) for name in targets)
+        text.append("  ".join([op.ljust(width), *words]).rstrip())
+    for one in report.kernels if kernels else ():
+        text.append(
+            f"{one['target']:7} {one['op']} {one['row']} {one['kernel']}: "
+            f"{one['registers']} registers, {one['shared']} bytes shared (formula {one['formula']}), {one['spills']} spills, "
+            f"{one['tensor']}, cases {', '.join(one['cases'])}"
+        )
+    text += [f"FAILED {failure}" for failure in report.failures]
+    return [*text, summary(report)]
+
+
+def in_words(cell: Cell) -> str:
+    """What a cell of the table says."""
+    if cell.failures:
+        return f"{cell.failures} failed"
+    return f"{len(cell.rows)} rows" if cell.rows else ("refused" if cell.refused else "nothing")
+
+
+def summary(report: Report) -> str:
+    """The last line."""
+    verdict = f"{len(report.failures)} failures" if report.failures else "all hold"
+    return f"{report.compiled} kernels compiled: {verdict}"
