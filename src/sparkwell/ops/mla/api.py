@@ -67,7 +67,7 @@ def mla_sparse(
     Source: DeepSeek-V3.2, arXiv 2512.02556; conventions of FlashMLA.
     Raises BadInput where shapes do not fit.
     """
-    choose("mla_sparse", q, backend)
+    served_by = choose("mla_sparse", q, backend, kernel=True)
     _check_q("mla_sparse", q, cache, d_v)
     check_integers("mla_sparse", "slots", slots, 2)
     if len(slots) != len(q):
@@ -78,10 +78,29 @@ def mla_sparse(
             raise BadInput(f"mla_sparse: topk_length is {shown(topk_length)}, want [{len(q)}]")
     if sink is not None and sink.shape != q.shape[1:2]:
         raise BadInput(f"mla_sparse: sink is {shown(sink)}, want [{q.shape[1]}], one per head")
-    out, lse, max_logits = mla_sparse_reference(
-        q, cache, slots, scale=scale, d_v=d_v, topk_length=topk_length, sink=sink
+    if served_by == "reference":
+        out, lse, max_logits = mla_sparse_reference(
+            q, cache, slots, scale=scale, d_v=d_v, topk_length=topk_length, sink=sink
+        )
+        return out.to(q.dtype), lse, max_logits
+    from sparkwell.ops.mla.sparse import plan_mla_sparse
+
+    num_rows, heads, _ = q.shape
+    plan = plan_mla_sparse(
+        rows=num_rows,
+        heads=heads,
+        topk=slots.shape[1],
+        record=cache.record,
+        query=q.dtype,
+        device=q.device,
+        d_v=d_v,
     )
-    return out.to(q.dtype), lse, max_logits
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    slots = slots if slots.stride(-1) == 1 else slots.contiguous()
+    out = q.new_empty(num_rows, heads, d_v)
+    lse, max_logits = q.new_empty(2, num_rows, heads, dtype=torch.float32)
+    plan.run(out, lse, max_logits, q, cache, slots, scale=scale, topk_length=topk_length, sink=sink)
+    return out, lse, max_logits
 
 
 def _check_q(op: str, q: torch.Tensor, cache: PagedCache, d_v: int) -> None:

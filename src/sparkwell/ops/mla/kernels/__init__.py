@@ -1,0 +1,1 @@
+"""Triton kernels of absorbed MLA, one file an algorithm."""

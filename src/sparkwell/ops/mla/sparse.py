@@ -1,0 +1,168 @@
+"""plan -> run of attention over lists of slots."""
+
+from dataclasses import dataclass, field
+
+import torch
+import triton
+
+from sparkwell.formats.kv import Record
+from sparkwell.formats.paged import PagedCache
+from sparkwell.hardware.targets import Feature
+from sparkwell.ops.device import Device, device_of
+from sparkwell.ops.launch import interpreting, launch
+from sparkwell.ops.mla.kernels.finish import merge_kernel
+from sparkwell.ops.mla.kernels.grouped import grouped_kernel
+from sparkwell.ops.mla.kernels.tiled import tiled_kernel
+from sparkwell.ops.mla.schedule_sparse import GROUP, TABLE, Problem
+from sparkwell.ops.schedule import EVERY, NO_MMA, Choice, Row, pick
+
+KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+KINDS |= {torch.float8_e4m3fn: "fp8"}
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """Warps of the merge of partial results."""
+
+    num_warps: int = 4
+    num_stages: int = 1
+
+
+_MERGE = Row("merge", _Merge(), EVERY, lambda p: True, "everything", NO_MMA)
+
+
+@dataclass(frozen=True)
+class SparsePlan:
+    """How `mla_sparse` runs for one shape: the chosen row, the splits, scratch for partial results.
+
+    `run` allocates nothing, waits for nothing and checks nothing.  A plan has one scratch buffer:
+    use it on one stream at a time.
+    """
+
+    choice: Choice
+    problem: Problem
+    record: Record
+    splits: int
+    mode: str
+    scratch: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = field(repr=False)
+
+    def run(
+        self,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        max_logits: torch.Tensor,
+        q: torch.Tensor,
+        cache: PagedCache,
+        slots: torch.Tensor,
+        *,
+        scale: float,
+        topk_length: torch.Tensor | None = None,
+        sink: torch.Tensor | None = None,
+    ) -> None:
+        """The planned call; out [T, H, d_v], lse and max_logits [T, H] fp32 are contiguous."""
+        p, s = self.problem, self.choice.schedule
+        if p.topk == 0:
+            out.zero_()
+            lse.fill_(float("inf"))
+            max_logits.fill_(-float("inf"))
+            return
+        into = (out, lse, max_logits) if self.scratch is None else self.scratch
+        kernel, constants = self._kernel(cache)
+        launch(
+            kernel, (p.rows, triton.cdiv(p.heads, s.block_h), self.splits), *into, q,
+            *self._views(cache), slots, topk_length, sink if self.scratch is None else None,
+            p.heads, p.topk, cache.num_slots, cache.pages.stride(0) // self._word,
+            q.stride(0), q.stride(1), slots.stride(0), scale, choice=self.choice, **constants,
+        )  # fmt: skip
+        if self.scratch is not None:
+            block = min(128, triton.next_power_of_2(p.d_v))
+            launch(
+                merge_kernel, (p.rows, p.heads, triton.cdiv(p.d_v, block)), out, lse, max_logits,
+                *self.scratch, sink, p.heads, p.d_v, p.d_v,
+                choice=Choice(self.choice.op, _MERGE, p, self.choice.target),
+                SPLITS=self.splits, BLOCK_S=triton.next_power_of_2(self.splits), BLOCK_D=block,
+            )  # fmt: skip
+
+    @property
+    def _word(self) -> int:
+        """Bytes that slot offsets count in."""
+        if self.problem.record == "fp8":
+            return 4
+        return self.record.fields[0].dtype.itemsize
+
+    def _views(self, cache: PagedCache) -> tuple[torch.Tensor, ...]:
+        """The pages as latents, FP8 scales and rotated keys, each from its first value on."""
+        p, pages = self.problem, cache.pages
+        if p.record != "fp8":
+            values = pages.view(self.record.fields[0].dtype)
+            return values, values, values[:, p.rank :]
+        latent = pages.view(torch.int16) if self.choice.schedule.algorithm == "grouped" else pages
+        scales = pages.view(torch.float32)[:, p.rank // 4 :]
+        rope_at = p.rank // 2 + 2 * (p.rank // GROUP)
+        return latent, scales, pages.view(torch.bfloat16)[:, rope_at:]
+
+    def _kernel(self, cache: PagedCache) -> tuple[object, dict[str, object]]:
+        p, s = self.problem, self.choice.schedule
+        fp8, size = p.record == "fp8", self.record.nbytes
+        gapless = cache.pages.stride(0) == cache.page_size * size
+        constants: dict[str, object] = {
+            "FP8": fp8, "PAGE": 0 if gapless else cache.page_size, "RECORD": size, "RANK": p.rank,
+            "ROPE": p.rope, "SPLITS": self.splits, "BLOCK_H": s.block_h, "BLOCK_N": s.block_n,
+            "STAGES": s.stages,
+        }  # fmt: skip
+        if s.algorithm == "grouped":
+            groups = p.rank // GROUP
+            part = max(16, triton.next_power_of_2(triton.cdiv(p.rope, groups)))
+            constants |= {"MODE": self.mode, "G": groups, "ROPE_PART": part}
+            return grouped_kernel, constants | {"SPLIT_Q": p.query == "fp16"}
+        block_c = max(16, triton.next_power_of_2(p.rank))
+        block_r = max(16, triton.next_power_of_2(max(p.rope, 1)))
+        constants |= {"EXACT": s.exact, "D_V": p.d_v, "BLOCK_C": block_c, "BLOCK_R": block_r}
+        return tiled_kernel, constants | {"WORD": self._word}
+
+
+def plan_mla_sparse(
+    *,
+    rows: int,
+    heads: int,
+    topk: int,
+    record: Record,
+    query: torch.dtype,
+    device: torch.device,
+    d_v: int = 512,
+) -> SparsePlan:
+    """Choose and size `mla_sparse` for q [rows, heads, width] of dtype `query` on `device`.
+
+    Raises Unsupported with every row's reason where none serves.
+    """
+    gpu = device_of(device)
+    rank = record.fields[0].count
+    problem = Problem(
+        rows, heads, topk, KINDS[record.fields[0].dtype], KINDS[query], rank, record.width - rank,
+        d_v,
+    )  # fmt: skip
+    choice = pick("mla_sparse", TABLE, problem, gpu.target)
+    splits = _splits(problem, choice.schedule, gpu)
+    scratch = None
+    if splits > 1:
+        shape = (rows, splits, heads)
+        sizes = ((*shape, d_v), shape, shape)
+        part, part_lse, part_max = (
+            torch.empty(size, dtype=torch.float32, device=device) for size in sizes
+        )
+        scratch = (part, part_lse, part_max)
+    return SparsePlan(choice, problem, record, splits, _mode(gpu), scratch)
+
+
+def _splits(p: Problem, s: object, gpu: Device) -> int:
+    """Blocks that share a query's keys: enough to fill the GPU once, none without a tile."""
+    blocks = p.rows * triton.cdiv(p.heads, s.block_h)  # type: ignore[attr-defined]
+    room = gpu.sms * s.blocks // max(1, blocks)  # type: ignore[attr-defined]
+    return max(1, min(room, triton.cdiv(p.topk, s.block_n), 64))  # type: ignore[attr-defined]
+
+
+def _mode(gpu: Device) -> str:
+    """How e4m3 becomes float16: see `kernels.unpack`."""
+    if interpreting():
+        return "integers"
+    return "shift" if gpu.target.missing(Feature.FP8_CONVERT) else "convert"
