@@ -67,11 +67,27 @@ class Maker:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What timing a case needs to know.
+
+    flops: operations of the formula.  nbytes: what one call must move: each input byte that it
+    reads and each output byte, once.
+    redraw: inputs of one call -> the inputs of another that a model changes between calls (query,
+    indices); what it leaves out stays the same tensors.  None: every call has all inputs anew.
+    """
+
+    flops: int
+    nbytes: int
+    redraw: Callable[[Maker, Inputs], Inputs] | None = None
+
+
+@dataclass(frozen=True)
 class Case:
     """One call of a public op.
 
     op: its name in OPS.  size: "small" runs everywhere, the interpreter too; "model" has the
-    shapes of a published model and runs on a GPU (or is compiled only).
+    shapes of a published model and runs on a GPU (or is compiled only); "timed" ones, with
+    `timing`, are those of the speed table: large pools, and run by `sparkwell bench`.
     tolerances: (op class, format) in TOLERANCES of each tensor the op returns, in order.
     check: replaces that comparison where the result is no tensor to be close to another:
     (inputs, got, want), raises AssertionError.
@@ -84,6 +100,7 @@ class Case:
     size: str = "small"
     tolerances: tuple[tuple[str, str], ...] = (("elementwise", "fp32"),)
     check: Callable[[Inputs, Any, Any], None] | None = None
+    timing: Timing | None = None
 
     def call(self, inputs: Inputs, backend: str) -> Any:
         """What the public op returns for `inputs` by `backend`."""
@@ -97,7 +114,7 @@ class Case:
         got, want = (x if isinstance(x, tuple) else (x,) for x in (got, want))
         assert len(got) == len(want) == len(self.tolerances), f"{self.op}: results differ in number"
         for i, (g, w, limit) in enumerate(zip(got, want, self.tolerances, strict=True)):
-            assert_matches(g.cpu(), w.cpu(), *limit, label=f"{self.op} {self.name} [{i}]")
+            assert_matches(g, w.to(g.device), *limit, label=f"{self.op} {self.name} [{i}]")
 
 
-__all__ = ["Case", "Inputs", "Maker"]
+__all__ = ["Case", "Inputs", "Maker", "Timing"]
