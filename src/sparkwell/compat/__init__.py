@@ -1,0 +1,1 @@
+"""Other packages' functions over Sparkwell's ops: their signatures verbatim, arguments mapped."""
