@@ -151,8 +151,8 @@ def lines(report: Report, kernels: bool = False) -> list[str]:
     for one in report.kernels if kernels else ():
         text.append(
             f"{one['target']:7} {one['op']} {one['row']} {one['kernel']}: "
-            f"{one['registers']} registers, {one['shared']} bytes shared (formula {one['formula']}), {one['spills']} spills, "
-            f"{one['tensor']}, cases {', '.join(one['cases'])}"
+            f"{one['registers']} registers, {one['spills']} spills, {one['shared']} bytes shared "
+            f"(formula {one['formula']}), {one['tensor']}, cases {', '.join(one['cases'])}"
         )
     text += [f"FAILED {failure}" for failure in report.failures]
     return [*text, summary(report)]
