@@ -72,7 +72,7 @@ TABLE: tuple[Row, ...] = (
     #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
     Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
-    Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 4, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA),
+    Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 5, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA),
     Row("exact",         Schedule(_T, 16, 16, 4, 1, 1, exact=True), EVERY, lambda p: p.rank <= 1024, "a latent of at most 1024", NO_MMA),
 )
 # fmt: on

@@ -1,5 +1,6 @@
 """plan -> run of attention over lists of slots."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -113,7 +114,9 @@ class SparsePlan:
         if s.algorithm == "grouped":
             groups = p.rank // GROUP
             part = max(16, triton.next_power_of_2(triton.cdiv(p.rope, groups)))
-            constants |= {"MODE": self.mode, "G": groups, "ROPE_PART": part}
+            # In 2-byte elements: what every record's address is a multiple of.
+            align = math.gcd(16, size, cache.pages.stride(0)) // 2
+            constants |= {"MODE": self.mode, "G": groups, "ROPE_PART": part, "ALIGN": align}
             return grouped_kernel, constants | {"SPLIT_Q": p.query == "fp16"}
         block_c = max(16, triton.next_power_of_2(p.rank))
         block_r = max(16, triton.next_power_of_2(max(p.rope, 1)))

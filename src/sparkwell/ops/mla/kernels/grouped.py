@@ -54,7 +54,7 @@ def grouped_kernel(
     FP8: tl.constexpr, MODE: tl.constexpr, PAGE: tl.constexpr, RECORD: tl.constexpr,
     RANK: tl.constexpr, ROPE: tl.constexpr, G: tl.constexpr, ROPE_PART: tl.constexpr,
     SPLIT_Q: tl.constexpr, SPLITS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
@@ -70,9 +70,9 @@ def grouped_kernel(
     q_row = q_ptr + t * stride_q_t + head.to(tl.int64) * stride_q_h
     q_rope = tl.load(q_row + RANK + r, mask=of_head & of_rope, other=0.0).to(tl.float32)
     if FP8:
-        at, apart = product_columns(c, MODE)
-        q_a = tl.load(q_row + g * GROUP + at, mask=of_head, other=0.0).to(tl.float32)
-        q_b = tl.load(q_row + g * GROUP + at + apart, mask=of_head, other=0.0).to(tl.float32)
+        column, apart = product_columns(c, MODE)
+        q_a = tl.load(q_row + g * GROUP + column, mask=of_head, other=0.0).to(tl.float32)
+        q_b = tl.load(q_row + g * GROUP + column + apart, mask=of_head, other=0.0).to(tl.float32)
         largest = tl.max(tl.max(tl.maximum(tl.abs(q_a), tl.abs(q_b)), 2), 0)  # [BLOCK_H]
         to_unit = _inverse(_power_of_two(largest))
         q_a = (q_a * to_unit[None, :, None]).to(tl.float16)
@@ -106,10 +106,10 @@ def grouped_kernel(
         slot = tl.where(ok, slot, 0)
         if FP8:
             at = _slot_offset(slot, page_stride, PAGE, RECORD // 4)
-            row = tl.multiple_of(at * 2, 8)[None, :, None]
+            row = tl.multiple_of(at * 2, ALIGN)[None, :, None]
         else:
             at = _slot_offset(slot, page_stride, PAGE, RECORD // 2)
-            row = tl.multiple_of(at, 8)[None, :, None]
+            row = tl.multiple_of(at, ALIGN)[None, :, None]
         ok_row = ok[None, :, None]
         x = tl.load(latent_ptr + row + g * C + c, mask=ok_row, other=0)  # [G, BLOCK_N, C]
         k_rope = tl.load(rope_ptr + row + r, mask=ok_row & of_rope, other=0.0)

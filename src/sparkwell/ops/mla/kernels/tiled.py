@@ -15,16 +15,26 @@ from sparkwell.ops.mla.kernels.grouped import GROUP, LOG2_E, _slot_offset
 
 
 @triton.jit
-def _latent(latent_ptr, scale_ptr, at, c, ok, RANK: tl.constexpr, FP8: tl.constexpr):
-    """[BLOCK_N, BLOCK_C] latents of the records that start `at` 4-byte words into the pages."""
+def _latent(
+    latent_ptr, scale_ptr, at, c, ok, RANK: tl.constexpr, FP8: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """[BLOCK_N, BLOCK_C] latents of the records that start `at` words into the pages."""
     mask = ok[:, None] & (c < RANK)[None, :]
-    if not FP8:
+    if FP8:
+        x = tl.load(latent_ptr + at[:, None] * 4 + c[None, :], mask=mask, other=0).to(tl.int16)
+        bits = (((x & 0x7F) << 7) | ((x & 0x80) << 8)).to(tl.int16)
+        value = bits.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+        groups: tl.constexpr = BLOCK_C // GROUP
+        g = tl.arange(0, groups)
+        factor = tl.load(
+            scale_ptr + at[:, None] + g[None, :],
+            mask=ok[:, None] & (g < RANK // GROUP)[None, :], other=0.0,
+        )  # fmt: skip
+        value = tl.reshape(value, (BLOCK_N, groups, GROUP)) * factor[:, :, None]
+        return tl.reshape(value, (BLOCK_N, BLOCK_C))
+    else:
         return tl.load(latent_ptr + at[:, None] + c[None, :], mask=mask, other=0.0)
-    x = tl.load(latent_ptr + at[:, None] * 4 + c[None, :], mask=mask, other=0).to(tl.int16)
-    bits = ((x & 0x7F) << 7) | ((x & 0x80) << 8)
-    value = bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
-    factor = tl.load(scale_ptr + at[:, None] + (c // GROUP)[None, :], mask=mask, other=0.0)
-    return value * factor
 
 
 @triton.jit
@@ -67,7 +77,7 @@ def tiled_kernel(
         ok = (slot >= 0) & (slot < num_slots)
         # In words: 4 bytes where FP8 scales stand between the values, else one value.
         at = _slot_offset(tl.where(ok, slot, 0), page_stride, PAGE, RECORD // WORD)
-        k = _latent(latent_ptr, scale_ptr, at, c, ok, RANK, FP8).to(operand)
+        k = _latent(latent_ptr, scale_ptr, at, c, ok, RANK, FP8, BLOCK_N, BLOCK_C).to(operand)
         rope_at = at * 2 if FP8 else at
         k_rope = tl.load(
             rope_ptr + rope_at[:, None] + r[None, :], mask=ok[:, None] & of_rope, other=0.0
