@@ -74,11 +74,13 @@ class Timing:
     reads and each output byte, once.
     redraw: inputs of one call -> the inputs of another that a model changes between calls (query,
     indices); what it leaves out stays the same tensors.  None: every call has all inputs anew.
+    math: "bf16" or "fp8", the fastest tensor-core arithmetic that the formula allows.
     """
 
     flops: int
     nbytes: int
     redraw: Callable[[Maker, Inputs], Inputs] | None = None
+    math: str = "bf16"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Measurements: kernels beside their peers and the machine's ceilings; soaks; their records."""

@@ -1,0 +1,59 @@
+"""`python -m sparkwell.bench`: the verb where the command line's packages are not installed."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sparkwell.bench import command
+from sparkwell.errors import SparkwellError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m sparkwell.bench", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", type=Path, help="file that records are appended to")
+    common.add_argument("--commit", help="what records name; by default git is asked")
+    common.add_argument("--json", action="store_true", help="print records")
+    one = verbs.add_parser("kernels", parents=[common], help="time kernels beside their peers")
+    one.add_argument("--op", action="append", default=[], help="op, or how it starts: mla")
+    one.add_argument("--case", action="append", default=[], help="part of a case's name")
+    one.add_argument("--peers", type=Path, help="file of loaders; default: what is installed")
+    two = verbs.add_parser("soak", parents=[common], help="replay one graph a million times")
+    two.add_argument("--replays", type=int, default=1_000_000, help="of sparse decode")
+    two.add_argument("--steps", type=int, default=100_000, help="of the whole attention step")
+    three = verbs.add_parser("table", help="the document of speeds, from records")
+    three.add_argument("--records", type=Path, default=Path("bench/records"))
+    three.add_argument("--write", type=Path, help="a file instead of the terminal")
+    return parser
+
+
+def main(words: list[str]) -> int:
+    """Run with these arguments.  -> exit code: 0 done, 1 something failed, 2 usage."""
+    found = _parser().parse_args(words)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if getattr(found, "json", False) else sys.stdout, flush=True)
+
+    try:
+        if found.verb == "table":
+            text = command.table(found.records, found.write)
+            if found.write is None:
+                sys.stdout.write(text)
+            return 0
+        options = {"out": found.out, "commit": found.commit, "say": say}
+        if found.verb == "kernels":
+            entries, failures = command.kernels(found.op, found.case, peers=found.peers, **options)
+        else:
+            entries, failures = command.soaks(found.replays, found.steps, **options)
+    except SparkwellError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if found.json:
+        print(json.dumps({"records": entries, "failures": failures}, indent=1))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

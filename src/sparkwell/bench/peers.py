@@ -1,0 +1,257 @@
+"""Other packages' kernels, called with our inputs: whom a time stands beside.
+
+They are optional.  Each is imported by its public name, or comes from a file of loaders that the
+user names: functions flash_mla(), deep_gemm(), fa3(), vllm_c() that return what is imported, and
+flashinfer_mla(backend, b, heads, seq_lens, page=, sm_scale=, kv_indices=) that returns a planned
+wrapper; VERSIONS, if it is there, maps loaders to version texts.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from sparkwell.errors import BadInput, SparkwellError
+from sparkwell.testing import cosine_gap
+from sparkwell.verify.case import Inputs
+
+Call = Callable[[], torch.Tensor]
+RANK = 512
+_PACKAGES = {
+    "flash_mla": "flash_mla",
+    "deep_gemm": "deep_gemm",
+    "fa3": "flash_attn_3",
+    "flashinfer_mla": "flashinfer-python",
+    "vllm_c": "vllm",
+}
+
+
+class PeerMissing(SparkwellError):
+    """A peer that is not installed, or does not load here: why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """loader: its name in a file of loaders.  prepare: (what it loads, inputs of each call) -> the
+    calls, each returning what our first result is to be compared with."""
+
+    loader: str
+    prepare: Callable[[Any, Sequence[Inputs]], list[Call]]
+    agrees: Callable[[torch.Tensor, torch.Tensor], bool]
+    words: str
+
+
+class Peers:
+    """What can be loaded.  path: the file of loaders; None: the installed packages."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._module = _from_file(path) if path is not None else None
+
+    def calls(self, name: str, inputs: Sequence[Inputs]) -> list[Call]:
+        """The peer's calls with these inputs.  Raises PeerMissing."""
+        peer = PEERS[name]
+        try:
+            return peer.prepare(self._load(peer.loader), inputs)
+        except Exception as error:
+            raise PeerMissing(f"{name}: {type(error).__name__}: {error}"[:300]) from error
+
+    def version(self, name: str) -> str:
+        """Its version, or "unknown"."""
+        loader = PEERS[name].loader
+        if self._module is not None:
+            return str(getattr(self._module, "VERSIONS", {}).get(loader, "unknown"))
+        try:
+            return importlib.metadata.version(_PACKAGES[loader])
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+    def _load(self, loader: str) -> Any:
+        if self._module is not None:
+            found = getattr(self._module, loader)
+            return found if loader == "flashinfer_mla" else found()
+        return _PUBLIC[loader]()
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sparkwell_bench_peers", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise BadInput(f"peers: {path} is no Python file; want one with loaders")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------- installed packages
+
+
+def _fa3() -> Any:
+    function = importlib.import_module("flash_attn_interface").flash_attn_varlen_func
+
+    def call(*args: Any, fa_version: int, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _flashinfer_mla(
+    backend: str,
+    b: int,
+    heads: int,
+    seq_lens: Sequence[int],
+    page: int,
+    sm_scale: float,
+    kv_indices: torch.Tensor,
+) -> Any:
+    wrapper_type = importlib.import_module("flashinfer.mla").BatchMLAPagedAttentionWrapper
+    device = kv_indices.device
+    lens = torch.tensor(seq_lens, dtype=torch.int32, device=device)
+    edges = torch.arange(b + 1, dtype=torch.int32, device=device)
+    pages = torch.zeros_like(edges)
+    pages[1:] = ((lens + page - 1) // page).cumsum(0)
+    room = torch.empty(128 << 20, dtype=torch.uint8, device=device)
+    wrapper = wrapper_type(room, backend=backend)
+    shape = (heads, RANK, 64, page, False, sm_scale, torch.bfloat16, torch.bfloat16)
+    wrapper.plan(edges, pages, kv_indices, lens, *shape)
+    return wrapper
+
+
+_PUBLIC: dict[str, Callable[[], Any]] = {
+    "flash_mla": partial(importlib.import_module, "flash_mla"),
+    "deep_gemm": partial(importlib.import_module, "deep_gemm"),
+    "fa3": _fa3,
+    "flashinfer_mla": lambda: importlib.import_module("flashinfer.mla") and _flashinfer_mla,
+    "vllm_c": lambda: importlib.import_module("vllm._C") and torch.ops._C,
+}
+
+# ---------------------------------------------------------------- calls
+
+
+def _flash_mla_sparse(flash_mla: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    """Heads padded to the 64 that it wants at least."""
+
+    def one(x: Inputs) -> Call:
+        rows, heads, width = x["q"].shape
+        q = x["q"].new_zeros(rows, 1, max(64, heads), width)
+        q[:, 0, :heads] = x["q"]
+        cache, plan = x["cache"], flash_mla.get_mla_metadata()[0]
+        pages = cache.pages.view(cache.num_pages, cache.page_size, 1, cache.record.nbytes)
+        options = {"softmax_scale": x["scale"], "is_fp8_kvcache": True}
+        options["indices"] = x["slots"][:, None]
+        arguments = (q, pages, None, None, RANK, plan)
+        return lambda: flash_mla.flash_mla_with_kvcache(*arguments, **options)[0][:, 0, :heads]
+
+    return [one(x) for x in inputs]
+
+
+def _flash_mla_prefill(flash_mla: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    def one(x: Inputs) -> Call:
+        kv = x["cache"].pages.view(torch.bfloat16).view(x["cache"].num_slots, 1, -1)
+        return lambda: flash_mla.flash_mla_sparse_fwd(x["q"], kv, x["slots"][:, None], x["scale"])[
+            0
+        ]
+
+    return [one(x) for x in inputs]
+
+
+def _flash_mla_dense(flash_mla: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    def one(x: Inputs) -> Call:
+        cache, plan = x["cache"], flash_mla.get_mla_metadata()[0]
+        pages = cache.pages.view(torch.bfloat16).view(cache.num_pages, cache.page_size, 1, -1)
+        options = {"softmax_scale": x["scale"], "causal": True}
+        arguments = (x["q"][:, None], pages, x["block_table"], x["context_lens"], RANK, plan)
+        return lambda: flash_mla.flash_mla_with_kvcache(*arguments, **options)[0][:, 0]
+
+    return [one(x) for x in inputs]
+
+
+def _flashinfer(planned: Any, inputs: Sequence[Inputs], backend: str) -> list[Call]:
+    """Its caches hold latent and rotated key apart."""
+
+    def one(x: Inputs) -> Call:
+        cache, lens = x["cache"], x["context_lens"].tolist()
+        used = [-(-n // cache.page_size) for n in lens]
+        table = torch.cat([row[:n] for row, n in zip(x["block_table"], used, strict=True)])
+        wrapper = planned(
+            backend,
+            len(lens),
+            x["q"].shape[1],
+            lens,
+            page=cache.page_size,
+            sm_scale=x["scale"],
+            kv_indices=table,
+        )
+        pages = cache.pages.view(torch.bfloat16).view(cache.num_pages, cache.page_size, -1)
+        tensors = [y.contiguous() for t in (x["q"], pages) for y in (t[..., :RANK], t[..., RANK:])]
+        return lambda: wrapper.run(*tensors, return_lse=False)
+
+    return [one(x) for x in inputs]
+
+
+def _fa3_prefill(attention: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    def one(x: Inputs) -> Call:
+        rows, keys = len(x["q"]), len(x["k"])
+        options = {"max_seqlen_q": rows, "max_seqlen_k": keys, "softmax_scale": x["scale"]}
+        options |= {"cu_seqlens_q": x["query_start"], "cu_seqlens_k": x["key_start"]}
+        call = partial(attention, x["q"], x["k"], x["v"], causal=True, fa_version=3, **options)
+        return lambda: _first(call())
+
+    return [one(x) for x in inputs]
+
+
+def _vllm_topk(ops: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    def one(x: Inputs) -> Call:
+        scores, lens, k = x["scores"], x["visible"], x["topk"]
+        rows, out = len(scores), lens.new_empty(len(scores), x["topk"])
+        sizes = (rows, *scores.stride(), k)
+
+        def decode() -> torch.Tensor:
+            ops.top_k_per_row_decode(scores, 1, lens, out, *sizes)
+            return out
+
+        def prefill() -> torch.Tensor:
+            ops.top_k_per_row_prefill(scores, first, lens, out, *sizes)
+            return out
+
+        first = torch.zeros_like(lens)
+        return prefill if rows > 256 else decode
+
+    return [one(x) for x in inputs]
+
+
+def _first(result: Any) -> torch.Tensor:
+    return result[0] if isinstance(result, tuple | list) else result
+
+
+def _close(got: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Both in BF16 or better, so their directions agree; what neither computes is masked."""
+    got, theirs = got.float().flatten(), theirs.float().flatten()
+    both = torch.isfinite(got) & torch.isfinite(theirs)
+    return bool(both.float().mean() > 0.5) and cosine_gap(got[both], theirs[both]) < 1e-4
+
+
+def _same_keys(got: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """The same keys but for ties, in any order."""
+    same = got.sort(-1).values == theirs.to(got.dtype).sort(-1).values
+    return bool(same.all(-1).float().mean() > 0.95)
+
+
+PEERS: dict[str, Peer] = {
+    "flash_mla_sparse": Peer("flash_mla", _flash_mla_sparse, _close, "FlashMLA"),
+    "flash_mla_prefill": Peer("flash_mla", _flash_mla_prefill, _close, "FlashMLA"),
+    "flash_mla_dense": Peer("flash_mla", _flash_mla_dense, _close, "FlashMLA"),
+    "flashinfer_fa2": Peer(
+        "flashinfer_mla", partial(_flashinfer, backend="fa2"), _close, "FlashInfer fa2"
+    ),
+    "flashinfer_fa3": Peer(
+        "flashinfer_mla", partial(_flashinfer, backend="fa3"), _close, "FlashInfer fa3"
+    ),
+    "fa3": Peer("fa3", _fa3_prefill, _close, "FlashAttention 3"),
+    "vllm_topk": Peer("vllm_c", _vllm_topk, _same_keys, "vLLM top_k_per_row"),
+}
