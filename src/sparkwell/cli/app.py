@@ -11,6 +11,7 @@ from sparkwell.cli.demo import demo
 from sparkwell.cli.failures import INTERRUPTED, guarded
 from sparkwell.cli.generate import generate
 from sparkwell.cli.serve import serve
+from sparkwell.cli.verify import verify
 
 app = typer.Typer(
     name="sparkwell",
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (demo, generate, chat, serve):
+for verb in (demo, generate, chat, serve, verify):
     app.command()(guarded(verb))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sparkwell.errors import Unsupported
 from sparkwell.hardware.targets import Target
 from sparkwell.verify.check import Failure, check, check_reach
 from sparkwell.verify.compile import Built, build_all
@@ -18,6 +19,8 @@ from sparkwell.verify.matrix import (
     tables,
     targets_named,
 )
+from sparkwell.verify.retarget import runs_here, target_here
+from sparkwell.verify.run import FAILED, Outcome, run_cases
 
 Progress = Callable[[int, int], None]
 
@@ -27,7 +30,7 @@ class Options:
     """What to verify.
 
     targets: names, or "all"; none: one a kind of tensor core.  ops: ops or folders; none: all.
-    full: every case; otherwise one case of each row.
+    full: every case; otherwise one case of each row.  A run takes every case but timed ones.
     """
 
     targets: tuple[str, ...] = ()
@@ -91,6 +94,30 @@ def verify_compiled(options: Options, progress: Progress | None = None) -> Repor
         for one in targets
     ]
     return Report(tuple(cells), tuple(failures), len(built), tuple(_kernels(uses, built)))
+
+
+def verify_run(
+    options: Options, say: Callable[[Outcome], None], note: Callable[[str], None]
+) -> list[Outcome]:
+    """Run the cases on the GPU at hand, as each target's code; None named: the GPU's own.
+
+    note: told which targets cannot run here, where others can.
+    Raises BadInput without a GPU or for unknown names, Unsupported where no target can run here.
+    """
+    here = target_here()
+    wanted = targets_named(options.targets) if options.targets else (here,)
+    reasons = {one.name: why for one in wanted if (why := runs_here(one, here))}
+    if len(reasons) == len(wanted):
+        do = "name a target this GPU can run, or leave --run out to compile only"
+        raise Unsupported("verify --run", ", ".join(reasons), reasons, do)
+    for name, why in reasons.items():
+        note(f"{name} is not run: {why}")
+    cases = [case for case in cases_of(options.ops) if case.size != "timed"]
+    outcomes: list[Outcome] = []
+    for one in wanted:
+        if one.name not in reasons:
+            outcomes += run_cases(cases, one, say)
+    return outcomes
 
 
 def _cell(
@@ -163,6 +190,21 @@ def in_words(cell: Cell) -> str:
     if cell.failures:
         return f"{cell.failures} failed"
     return f"{len(cell.rows)} rows" if cell.rows else ("refused" if cell.refused else "nothing")
+
+
+def run_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """What a run gave: a line an op and target, then the failures, then the verdict."""
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    for one in outcomes:
+        counts.setdefault((one.op, one.target, one.rung), Counter())[one.status] += 1
+    text = [
+        f"{op} {rung} as {name}: " + ", ".join(f"{n} {status}" for status, n in count.items())
+        for (op, name, rung), count in counts.items()
+    ]
+    failed = [one for one in outcomes if one.status == FAILED]
+    text += [f"FAILED {one.op} {one.case} as {one.target}: {one.detail}" for one in failed]
+    verdict = f"{len(failed)} failures" if failed else "all match their references"
+    return [*text, f"{len(outcomes)} cases run: {verdict}"]
 
 
 def summary(report: Report) -> str:

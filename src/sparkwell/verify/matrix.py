@@ -142,7 +142,8 @@ def _launches(case: Case, inputs: Mapping[str, Any], one: Target) -> list[Use]:
 def one_a_row(uses: Sequence[Use]) -> tuple[Use, ...]:
     """Of each row on each target, the launches of one case: that of a published shape, if any."""
     chosen: dict[tuple[str, str, int, str], str] = {}
-    for use in sorted(uses, key=lambda use: use.case.size != "model"):  # stable: model first
+    sizes = ("model", "timed", "small")
+    for use in sorted(uses, key=lambda use: sizes.index(use.case.size)):  # a stable sort
         chosen.setdefault(_place(use), use.case.name)
     return tuple(use for use in uses if chosen[_place(use)] == use.case.name)
 
