@@ -15,7 +15,7 @@ BUDGET = {  # raising one is a line in a diff that somebody has to defend
     "models": 1000,
     "engine": 1900,
     "server": 1800,
-    "cli": 900,
+    "cli": 1200,
 }
 
 

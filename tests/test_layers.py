@@ -130,13 +130,15 @@ def test_files_and_functions_stay_small() -> None:
     assert lengths[-1] <= 700
     assert lengths[len(lengths) // 2] <= 150, f"median file has {lengths[len(lengths) // 2]} lines"
     for path in FILES:
+        kernels = path.name == "kernel.py" or path.parent.name == "kernels"
+        most = 150 if kernels else 60
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[0]
                 doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
                 start = node.body[1].lineno if doc and len(node.body) > 1 else node.lineno
                 length = (node.end_lineno or 0) - start + 1
-                assert length <= 60, f"{path}:{node.lineno} {node.name} has {length} lines"
+                assert length <= most, f"{path}:{node.lineno} {node.name} has {length} lines"
 
 
 def test_the_rules_see_files() -> None:
