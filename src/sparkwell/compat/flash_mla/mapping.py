@@ -1,5 +1,7 @@
 """How FlashMLA's tensors become ours: caches to pages of records, requests to ragged rows."""
 
+from functools import cache
+
 import torch
 
 from sparkwell.errors import BadInput, Unsupported
@@ -71,20 +73,20 @@ def dense_decode(
     if h_q % h_k:
         raise BadInput(f"flash_mla_with_kvcache: {h_q} query heads over {h_k} key heads")
     if h_k == 1:
-        cache = as_cache(k_cache, d)
+        pages = as_cache(k_cache, d)
     else:  # pages of one record; key head g of a block's token t is its record t * h_k + g
-        cache = as_cache(_merged(k_cache), d)
+        pages = as_cache(_merged(k_cache), d)
         tokens = torch.arange(block_table.shape[1] * page * h_k, device=q.device, dtype=torch.int32)
         records = tokens.unflatten(0, (-1, h_k)).T.repeat(b, 1)
-        requests = torch.arange(b, device=q.device).repeat_interleave(h_k)
+        requests = torch.arange(b * h_k, device=q.device) // h_k
         block_table = logical_to_physical(records, requests, block_table, page_size=page * h_k)
-        cache_seqlens = cache_seqlens.repeat_interleave(h_k)
+        cache_seqlens = cache_seqlens[:, None].expand(b, h_k).flatten()
     group = (b, h_k, s_q, h_q // h_k)
     rows, heads = group[2:] if causal else (1, s_q * group[3])
     starts = torch.arange(b * h_k + 1, device=q.device, dtype=torch.int32) * rows
     out, lse = mla_paged(
         q.unflatten(2, (h_k, -1)).transpose(1, 2).reshape(b * h_k * rows, heads, d),
-        cache,
+        pages,
         starts,
         cache_seqlens,
         block_table,
@@ -110,7 +112,7 @@ def _merged(k_cache: torch.Tensor) -> torch.Tensor:
 def as_cache(k_cache: torch.Tensor, d: int) -> PagedCache:
     """[num_blocks, page, 1, d or 656] -> the same memory as pages of latent records."""
     num_blocks, page, h_k, last = k_cache.shape
-    record = _record(k_cache, d)
+    record = _record(k_cache.dtype, last, d)
     if h_k != 1:
         raise BadInput(f"flash_mla: {h_k} key heads in {shown(k_cache)}, want 1")
     strides = k_cache.stride()
@@ -123,18 +125,18 @@ def as_cache(k_cache: torch.Tensor, d: int) -> PagedCache:
     return PagedCache(record, page, pages.view(num_blocks, page * record.nbytes))
 
 
-def _record(k_cache: torch.Tensor, d: int) -> Record:
+@cache
+def _record(dtype: torch.dtype, last: int, d: int) -> Record:
     """What a token's bytes mean, from the cache's type and last dimension."""
-    last = k_cache.shape[3]
-    plain = _PLAIN.get(k_cache.dtype)
+    plain = _PLAIN.get(dtype)
     if plain is not None and last == d >= _LATENT:
         return latent_record(plain, kv_lora_rank=_LATENT, rope_dim=d - _LATENT)
-    if holds_bytes(k_cache) and (d, last) == (576, 656):
+    if dtype in _BYTES and (d, last) == (576, 656):
         return latent_record("fp8", scale="fp32")  # read with whatever scale is stored
     layout = _FOREIGN.get((d, last), "unknown")
     raise Unsupported(
         "flash_mla",
-        f"cache {shown(k_cache)} for head_dim {d}: layout {layout}",
+        f"k_cache {dtype} [.., {last}] for head_dim {d}: layout {layout}",
         {
             "latent_bf16, latent_fp32": "want bfloat16 or float32 [.., d], d the query's, >= 512",
             "latent_fp8": "want 656 bytes a token, head_dim 576",
