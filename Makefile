@@ -11,7 +11,7 @@ JOBS ?= 2
 # A plain `torch` brings gigabytes of CUDA libraries; a machine without a driver has no use for them.
 TORCH := $(if $(shell command -v nvidia-smi 2>/dev/null),torch,torch==2.13.0)
 
-.PHONY: run test lint unit kernels clean
+.PHONY: run test lint unit kernels mutants clean
 
 run: $(STAMP)-run
 	$(BIN)/sparkwell demo
@@ -30,6 +30,10 @@ unit: $(STAMP)-dev
 # Kernels under Triton's CPU interpreter, which a process chooses before it imports them.
 kernels: $(STAMP)-dev
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(JOBS) tests/kernels
+
+# One-line bugs in copies of the source, which the kernels' tests must find.  Slow; not in `test`.
+mutants: $(STAMP)-dev
+	$(BIN)/python tests/mutants/run.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

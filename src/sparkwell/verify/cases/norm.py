@@ -7,12 +7,15 @@ import torch
 from sparkwell.verify.case import Case, Inputs, Maker
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SPREAD = 257
 
 
 def _inputs(make: Maker, *, rows: int, d: int, dtype: str, bias: bool, scale: float) -> Inputs:
     x = make.randn(rows, d, dtype=DTYPES[dtype], scale=scale)
-    inputs: Inputs = {"x": x, "weight": make.randn(d, dtype=DTYPES[dtype]), "eps": 1e-6}
-    return inputs | ({"bias": make.randn(d)} if bias else {})
+    every = 3 if d == SPREAD else 1  # a weight of elements apart from each other
+    weight, shift = make.randn(d * every, dtype=DTYPES[dtype]), make.randn(d * every)
+    inputs: Inputs = {"x": x, "weight": weight[::every], "eps": 1e-6}
+    return inputs | ({"bias": shift[::every]} if bias else {})
 
 
 def _case(

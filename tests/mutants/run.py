@@ -1,0 +1,120 @@
+"""Puts one-line bugs into copies of the source, one at a time; the kernels' tests must find each.
+
+    python tests/mutants/run.py [NAME ...]
+
+NAME: a file beside this one without its ".py"; none: all of them.  Each file has
+
+    MUTANTS = [("ops/norm/kernel.py", "a line's text", "what it becomes"), ...]
+
+with paths below src/sparkwell and texts that stand there once, and may have
+
+    TESTS = ["tests/kernels", "-k", "norm"]
+
+the arguments pytest is given; the default is that, with the file's name.  Exits with 1 where a
+mutant survives, where its text is not found once, or where the tests fail without any mutant.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LIMIT = 600  # seconds: a mutant that never ends is found, too
+
+
+def load(path: Path) -> ModuleType:
+    """A file of mutants as a module."""
+    spec = importlib.util.spec_from_file_location(f"mutants_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plant(root: Path, file: str, old: str, new: str) -> str | None:
+    """Change the line in the copy.  -> why not, or None."""
+    path = root / "src" / "sparkwell" / file
+    if not path.is_file():
+        return "there is no such file"
+    text = path.read_text()
+    if old == new or text.count(old) != 1:
+        return f"its text stands there {text.count(old)} times, want once, and changed"
+    path.write_text(text.replace(old, new))
+    return None
+
+
+def passes(root: Path, tests: Sequence[str]) -> bool:
+    """Whether the tests pass on the copy."""
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": str(root / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(
+            [*command, *tests], cwd=root, env=environment, capture_output=True, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode not in (0, 1):  # 5: no test was chosen; 2 and up: none was run
+        text = done.stdout.decode() + done.stderr.decode()
+        if done.returncode == 2 and "error" in text.lower():
+            return False  # the mutant does not even import
+        raise SystemExit(f"pytest {' '.join(tests)} ended with {done.returncode}:\n{text[-2000:]}")
+    return done.returncode == 0
+
+
+def survivors(name: str, mutants: Sequence[tuple[str, str, str]], tests: Sequence[str]) -> int:
+    """How many mutants of one file live, or are no mutants."""
+    alive = 0
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", root)
+        if not passes(root, tests):
+            print(f"{name}: the tests fail without any mutant", flush=True)
+            return 1
+        for file, old, new in mutants:
+            start = time.perf_counter()
+            source = root / "src" / "sparkwell" / file
+            before = source.read_text() if source.is_file() else ""
+            why = plant(root, file, old, new)
+            if why is None:
+                lives = passes(root, tests)
+                source.write_text(before)
+                why = "SURVIVED" if lives else None
+            alive += why is not None
+            took = time.perf_counter() - start
+            print(f"{name}: {why or 'killed'} ({took:.0f} s): {file}: {new.strip()}", flush=True)
+    return alive
+
+
+def main(names: Sequence[str]) -> int:
+    """Run the files named, or all.  -> exit code."""
+    files = [HERE / f"{name}.py" for name in names]
+    files = files or sorted(path for path in HERE.glob("*.py") if path.name != "run.py")
+    if missing := [path.stem for path in files if not path.is_file()]:
+        print(f"no mutants called {', '.join(missing)} in {HERE}", file=sys.stderr)
+        return 2
+    alive = total = 0
+    for path in files:
+        module = load(path)
+        tests = getattr(module, "TESTS", ["tests/kernels", "-k", path.stem])
+        total += len(module.MUTANTS)
+        alive += survivors(path.stem, module.MUTANTS, tests)
+    print(f"{total - alive} of {total} mutants killed")
+    return 1 if alive or not total else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
