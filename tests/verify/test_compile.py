@@ -1,5 +1,6 @@
 """Kernels compiled without a GPU; every planted defect is found and told apart."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import interpreting
 from sparkwell.ops.schedule import HGMMA, HMMA, NO_MMA
 from sparkwell.verify import compile as compiler
-from sparkwell.verify.check import Failure, check, check_reach
+from sparkwell.verify.check import Failure, check, check_reach, in_lines
 from sparkwell.verify.command import Options, lines, verify_compiled
 from sparkwell.verify.compile import Built, build, build_all, specialise
 from sparkwell.verify.matrix import (
@@ -85,6 +86,13 @@ def test_a_compiler_error_is_a_failure_with_its_words() -> None:
     schedule = planted.Schedule(block_k=48)  # no power of two
     (wrong,) = failures(planted.use(HMMA, 121, schedule))
     assert wrong.wanted == "machine code" and "power of 2" in wrong.came
+
+
+def test_a_failure_of_several_targets_is_said_once() -> None:
+    one = Failure("rope", "any", "sm_80", "rope case", "kernel", "a", "b")
+    lines_ = in_lines([one, replace(one, target="sm_86"), replace(one, came="c")])
+    assert lines_[0] == "rope row any on sm_80, sm_86 (rope case kernel): want a; got b"
+    assert len(lines_) == 2
 
 
 def test_several_kernels_of_one_choice_are_judged_together() -> None:

@@ -95,6 +95,7 @@ def _show(report: "Report") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from sparkwell.verify.check import in_lines
     from sparkwell.verify.command import in_words, summary
 
     names = dict.fromkeys(cell.target for cell in report.cells)
@@ -106,6 +107,6 @@ def _show(report: "Report") -> None:
         table.add_row(name, *words)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    for failure in report.failures:
-        console.print(f"FAILED {failure}", style="red", markup=False)
+    for line in in_lines(report.failures):
+        console.print(f"FAILED {line}", style="red", markup=False)
     console.print(summary(report), markup=False)

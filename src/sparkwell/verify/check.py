@@ -1,7 +1,7 @@
 """What must hold for compiled kernels; each failure says where, what was wanted and what came."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparkwell.hardware.targets import Target
 from sparkwell.ops.schedule import NO_MMA
@@ -31,6 +31,14 @@ class Failure:
             f"{self.op} row {self.row} on {self.target}{f' ({where})' if where else ''}: "
             f"want {self.wanted}; got {self.came}"
         )
+
+
+def in_lines(failures: Iterable[Failure]) -> list[str]:
+    """A line each; one that is the same on several targets is said once."""
+    targets: dict[Failure, list[str]] = {}
+    for failure in failures:
+        targets.setdefault(replace(failure, target=""), []).append(failure.target)
+    return [str(replace(one, target=", ".join(names))) for one, names in targets.items()]
 
 
 def check(uses: Iterable[Use], built: Mapping[str, Built]) -> list[Failure]:

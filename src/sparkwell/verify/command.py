@@ -8,7 +8,7 @@ from typing import Any
 
 from sparkwell.errors import Unsupported
 from sparkwell.hardware.targets import Target
-from sparkwell.verify.check import Failure, check, check_reach
+from sparkwell.verify.check import Failure, check, check_reach, in_lines
 from sparkwell.verify.compile import Built, build_all
 from sparkwell.verify.matrix import (
     Use,
@@ -181,7 +181,7 @@ def lines(report: Report, kernels: bool = False) -> list[str]:
             f"{one['registers']} registers, {one['spills']} spills, {one['shared']} bytes shared "
             f"(formula {one['formula']}), {one['tensor']}, cases {', '.join(one['cases'])}"
         )
-    text += [f"FAILED {failure}" for failure in report.failures]
+    text += [f"FAILED {line}" for line in in_lines(report.failures)]
     return [*text, summary(report)]
 
 
