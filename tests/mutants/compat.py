@@ -1,0 +1,24 @@
+"""One-line bugs of the functions that stand in for FlashMLA's and DeepGEMM's."""
+
+TESTS = ["tests/compat/test_flash_mla.py"]
+MAPPING, INTERFACE = (
+    "compat/flash_mla/mapping.py",
+    "compat/flash_mla/flash_mla_interface.py",
+)
+MUTANTS = [
+    (MAPPING, "(1, s_q * group[3])", "group[2:]"),
+    (MAPPING, "page_size=page * h_k", "page_size=page"),
+    (MAPPING, "unflatten(0, (-1, h_k)).T", "unflatten(0, (h_k, -1))"),
+    (MAPPING, "dtype=torch.int32) * rows", "dtype=torch.int32)"),
+    (MAPPING, "transpose(2, 3).flatten(1, 2)", "flatten(1, 2)"),
+    (MAPPING, "topk_length[:, None].expand(b, s_q).flatten()", "topk_length.repeat(s_q)"),
+    (MAPPING, "device=q.device) // h_k", "device=q.device) % b"),
+    (MAPPING, " or (page > 1 and strides[1] != last)", ""),
+    (MAPPING, "sink=sink,", "sink=None,"),
+    (MAPPING, "return result if out is None else out.copy_(result)", "return result"),
+    (INTERFACE, "scale = d**-0.5", "scale = 512**-0.5"),
+    (INTERFACE, "return into(out, result), max_logits, lse", "return into(out, result), lse, lse"),
+    (INTERFACE, "if self.config != config:", "if False:"),
+    (INTERFACE, "causal=causal, scale=scale, d_v=", "causal=False, scale=scale, d_v="),
+    (INTERFACE, "(head_dim_qk, 2 * head_dim_qk), dim=-1", "3, dim=-1"),
+]
