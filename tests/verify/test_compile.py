@@ -11,6 +11,7 @@ from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import interpreting
 from sparkwell.ops.schedule import HGMMA, HMMA, NO_MMA
 from sparkwell.verify import compile as compiler
+from sparkwell.verify.case import Case
 from sparkwell.verify.check import Failure, check, check_reach, in_lines
 from sparkwell.verify.command import Options, lines, verify_compiled
 from sparkwell.verify.compile import Built, build, build_all, specialise
@@ -123,6 +124,12 @@ def test_rows_nobody_reaches_and_cases_nobody_serves_fail() -> None:
         ("-", "any"),
     ]
     assert wrong[-1].came == "too wide"
+
+
+def test_an_op_that_breaks_while_it_is_recorded_is_a_failure() -> None:
+    matrix = record([Case("rms_norm", "bad", lambda maker: {"x": 1})], [target(121)])
+    (wrong,) = check_reach(matrix, [], [target(121)])
+    assert wrong.wanted == "launches recorded from meta tensors" and "TypeError" in wrong.came
 
 
 def test_specialisation_follows_the_launcher() -> None:

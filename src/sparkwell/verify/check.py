@@ -113,7 +113,14 @@ def check_reach(
         Failure(table.name, row.name, one.name, "", "", "a case that reaches this row", "none")
         for table, row, one in unreached(matrix, tables, targets)
     ]
-    for case in {refusal.case for refusal in matrix.refusals}:
+    failures += [
+        Failure(
+            bad.case.op, "-", bad.target.name, f"{bad.case.op} {bad.case.name}", "",
+            "launches recorded from meta tensors", bad.why,
+        )
+        for bad in matrix.refusals if bad.broken
+    ]  # fmt: skip
+    for case in dict.fromkeys(refusal.case for refusal in matrix.refusals if not refusal.broken):
         mine = [refusal for refusal in matrix.refusals if refusal.case == case]
         if len(mine) == len(targets) > 1:
             wanted, place = "one target that serves the case", f"{case.op} {case.name}"

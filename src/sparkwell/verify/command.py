@@ -87,7 +87,9 @@ def verify_compiled(options: Options, progress: Progress | None = None) -> Repor
     built = build_all([use.unit for use in uses], jobs=options.jobs, progress=progress)
     found = tables({folder_of(case.op) for case in cases})
     failures = [*check_reach(matrix, found, targets), *check(uses, built)]
-    refused = Counter((refusal.case.op, refusal.target.sm) for refusal in matrix.refusals)
+    refused = Counter(
+        (refusal.case.op, refusal.target.sm) for refusal in matrix.refusals if not refusal.broken
+    )
     cells = [
         _cell(op, one, uses, built, failures, refused[op, one.sm])
         for op in dict.fromkeys(case.op for case in cases)

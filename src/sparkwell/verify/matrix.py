@@ -38,11 +38,15 @@ class Use:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A case that an op does not serve on a target, with the op's reasons."""
+    """A case that an op does not serve on a target, with the op's reasons.
+
+    broken: it should have, and failed while its launches were recorded.
+    """
 
     case: Case
     target: Target
     why: str
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,9 @@ def record(cases: Iterable[Case], targets: Iterable[Target]) -> Matrix:
                 uses += _launches(case, inputs, one)
             except Unsupported as error:
                 refusals.append(Refusal(case, one, str(error)))
+            except Exception as error:  # noqa: BLE001  one broken op must not hide the others
+                why = f"{type(error).__name__}: {error}"
+                refusals.append(Refusal(case, one, why, broken=True))
     return Matrix(tuple(uses), tuple(refusals))
 
 
