@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from sparkwell.errors import SparkwellError, Unsupported
+from sparkwell.errors import Unsupported
 from sparkwell.hardware.targets import Target
+from sparkwell.ops.launch import recording
 from sparkwell.verify.case import Case, Maker
 from sparkwell.verify.retarget import retargeted, target_here
 
@@ -21,7 +22,7 @@ class Outcome:
 
     rung: "ran" on a GPU of that target, "retargeted" on another.
     status: passed; failed; refused: the op does not serve it there; skipped: it does not fit this
-    GPU.  detail: why, unless it passed.
+    GPU.  detail: why, unless it passed.  rows: those that served it, as "op:row".
     """
 
     op: str
@@ -31,6 +32,7 @@ class Outcome:
     rung: str
     status: str
     detail: str = ""
+    rows: tuple[str, ...] = ()
 
 
 def run_cases(
@@ -45,39 +47,56 @@ def run_cases(
     rung = "ran" if target_here() == wanted else "retargeted"
     with retargeted(wanted.sm):
         for case in cases:
-            status, detail = _run(case)
-            outcome = Outcome(case.op, case.name, case.size, wanted.name, rung, status, detail)
+            status, detail, rows = _run(case, wanted)
+            outcome = Outcome(
+                case.op, case.name, case.size, wanted.name, rung, status, detail, rows
+            )
             outcomes.append(outcome)
             if say is not None:
                 say(outcome)
     return outcomes
 
 
-def _run(case: Case) -> tuple[str, str]:
+def _run(case: Case, wanted: Target) -> tuple[str, str, tuple[str, ...]]:
+    """-> status, detail, rows"""
+    rows: tuple[str, ...] = ()
     try:
-        _compare(case, torch.device("cuda"))
+        rows = _rows(case, wanted)
+        compare(case, torch.device("cuda"))
     except torch.OutOfMemoryError as error:
-        return SKIPPED, str(error).splitlines()[0]
+        return SKIPPED, str(error).splitlines()[0], rows
     except Unsupported as error:
-        return REFUSED, str(error)
+        return REFUSED, str(error), rows
     except AssertionError as error:
-        return FAILED, str(error)
-    except (SparkwellError, RuntimeError, ValueError, TypeError) as error:
-        return FAILED, f"{type(error).__name__}: {error}"[:2000]
+        return FAILED, str(error), rows
+    except Exception as error:  # noqa: BLE001  one broken case must not hide the others
+        return FAILED, f"{type(error).__name__}: {error}"[:2000], rows
     finally:
         torch.cuda.empty_cache()
-    return PASSED, ""
+    return PASSED, "", rows
 
 
-def _compare(case: Case, device: torch.device) -> None:
-    """Amid NaN, twice: the second result is bit for bit the first."""
+def _rows(case: Case, wanted: Target) -> tuple[str, ...]:
+    """Names of the rows that serve the case.  Raises AssertionError for one of another target."""
+    with recording() as launches:
+        case.call(case.make(Maker(torch.device("meta"))), "kernel")
+    for launch in launches:
+        got = launch.choice.target
+        assert got == wanted, f"a row was chosen for {got.name}, want {wanted.name}"
+    return tuple(dict.fromkeys(f"{x.choice.op}:{x.choice.row.name}" for x in launches))
+
+
+def compare(case: Case, device: torch.device) -> None:
+    """The kernel against the reference amid NaN, twice: the second result has the first's bits.
+
+    Raises AssertionError where it differs.
+    """
     want = case.call(case.make(Maker(device)), "reference")
     results = []
     for _ in range(2):
         inputs = case.make(Maker(device, hostile=True))
         with _poisoned():
             results.append((inputs, case.call(inputs, "kernel")))
-        torch.cuda.synchronize()
     (inputs, got), (_, again) = results
     case.compare(inputs, got, want)
     for one, other in zip(_tensors(got), _tensors(again), strict=True):
@@ -105,4 +124,4 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous().view(torch.uint8) if x.numel() else x.float()
 
 
-__all__ = ["FAILED", "PASSED", "REFUSED", "SKIPPED", "Outcome", "run_cases"]
+__all__ = ["FAILED", "PASSED", "REFUSED", "SKIPPED", "Outcome", "compare", "run_cases"]
