@@ -36,8 +36,11 @@ def sparkwell_arguments(line: str) -> list[str] | None:
 
 def parse(arguments: list[str]) -> None:
     """Parse a verb and its options as the program would, without running anything."""
-    verb = VERBS.get(arguments[0])
-    assert verb is not None, f"no verb {arguments[0]}; there are {sorted(VERBS)}"
+    verbs = VERBS
+    if len(arguments) > 1 and hasattr(VERBS.get(arguments[0]), "commands"):
+        verbs, arguments = VERBS[arguments[0]].commands, arguments[1:]
+    verb = verbs.get(arguments[0])
+    assert verb is not None, f"no verb {arguments[0]}; there are {sorted(verbs)}"
     verb.make_context(arguments[0], arguments[1:])
 
 

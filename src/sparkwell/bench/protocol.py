@@ -120,7 +120,9 @@ def _in_turn(calls: Sequence[Call]) -> Call:
 def _warm(run: Call, clock: Clock) -> int:
     """Run until clocks are up.  -> how many runs make a sample."""
     spent, each = 0.0, clock.seconds(run, 1)
-    while spent < WARM_SECONDS:
+    for _ in range(100):
+        if spent >= WARM_SECONDS:
+            break
         count = max(1, math.ceil(WARM_SECONDS / 4 / max(each, 1e-6)))
         seconds = clock.seconds(run, count)
         spent, each = spent + seconds, seconds / count

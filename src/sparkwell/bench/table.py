@@ -43,8 +43,8 @@ def render(folder: Path) -> str:
         "A time is the median of 15 rounds of CUDA-graph replays, ours and the peers' in turn,",
         "over so many input sets that none is left in the L2. A kernel that is not its reference",
         "is not timed, nor is a peer whose result is not ours. The floor is the larger of two",
-        "quotients: the least bytes over the copy rate, and the operations over the rate of a large",
-        "matrix product, both rates measured in the same run. A ratio above 1: we are faster.",
+        "quotients: the least bytes over the copy rate, and the operations over the rate of a",
+        "large matrix product, both measured in the same run. A ratio above 1: we are faster.",
     ]
     for gpu in dict.fromkeys(entry["gpu"] for entry in kernels):
         text += _gpu(gpu, [entry for entry in kernels if entry["gpu"] == gpu])

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sparkwell import __version__
+from sparkwell.cli.bench import bench
 from sparkwell.cli.chat import chat
 from sparkwell.cli.demo import demo
 from sparkwell.cli.failures import INTERRUPTED, guarded
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 for verb in (demo, generate, chat, serve, verify):
     app.command()(guarded(verb))
+app.add_typer(bench, name="bench")
 
 
 @app.command()
