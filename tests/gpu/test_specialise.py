@@ -44,5 +44,5 @@ def test_the_launcher_compiles_the_same_machine_code() -> None:
     run = launch.kernel[launch.grid](*launch.args, **options)
     unit = specialise(launch)
     made = compiled(unit)
-    assert run.asm["ttgir"] == made.asm["ttgir"] and run.asm["ptx"] == made.asm["ptx"]
+    assert run.hash == made.hash and run.asm["ptx"] == made.asm["ptx"]  # Triton's cache has one
     assert run.metadata.shared == made.metadata.shared

@@ -11,7 +11,7 @@ from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import interpreting
 from sparkwell.verify.compile import compiled
 from sparkwell.verify.matrix import cases_of, record, targets_named
-from sparkwell.verify.retarget import retargeted, rewrite, runs_here
+from sparkwell.verify.retarget import prepare, retargeted, rewrite, runs_here
 
 HEADER = ".version 9.4\n.target sm_121a\n.address_size 64\n"
 KERNEL = (
@@ -110,6 +110,23 @@ def test_whole_kernels_assemble(tmp_path: Path) -> None:
     uses = record(cases_of(["norm"]), targets_named(["sm_89", "sm_121"])).uses
     for unit in list({use.unit.key: use.unit for use in uses}.values())[:6]:
         assemble(rewrite(compiled(unit).asm["ptx"], 90, "9.0"), tmp_path)
+
+
+@pytest.mark.skipif(interpreting(), reason="kernels are interpreted here")
+def test_preparing_compiles_the_other_targets_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def noted(ptx: str, sm: int, version: str) -> str:
+        made.append(rewrite(ptx, sm, version))
+        return made[-1]
+
+    monkeypatch.setattr("sparkwell.verify.retarget.rewrite", noted)
+    monkeypatch.setattr(knobs.compilation, "always_compile", True)
+    unit = record(cases_of(["rms_norm"]), targets_named(["sm_121"])).uses[0].unit
+    prepare(unit, 90)
+    assert len(made) == 1 and ".target sm_90a" in made[0]
+    assert knobs.runtime.override_arch is None
+    assert knobs.runtime.add_stages_inspection_hook is None
 
 
 def test_running_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

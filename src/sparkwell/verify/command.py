@@ -118,7 +118,7 @@ def verify_run(
     outcomes: list[Outcome] = []
     for one in wanted:
         if one.name not in reasons:
-            outcomes += run_cases(cases, one, say)
+            outcomes += run_cases(cases, one, say, options.jobs)
     return outcomes
 
 

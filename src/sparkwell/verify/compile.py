@@ -109,7 +109,7 @@ def specialise(launch: Launch) -> Unit:
     made = {
         "signature": tuple(signature.items()),
         "constants": tuple((path, _by_name(value)) for path, value in constants.items()),
-        "attributes": tuple(sorted((path, value) for path, value in attributes.items() if value)),
+        "attributes": tuple(attributes.items()),  # empty ones too: Triton's own key has them
         "options": tuple(sorted(rest.items())),
     }
     used = [value.cache_key for value in constants.values() if isinstance(value, JITFunction)]
@@ -129,16 +129,18 @@ def _by_name(value: Any) -> Any:
 # ---------------------------------------------------------------- one compilation
 
 
-def compiled(unit: Unit) -> Any:
-    """Triton's compiled kernel, with its machine code in `asm`.  Triton's errors pass."""
+def compiled(unit: Unit, sm: int | None = None) -> Any:
+    """Triton's compiled kernel, with its machine code in `asm`.  Triton's errors pass.
+
+    It goes to Triton's own cache, where a launcher finds it.  sm: the GPU it is assembled for;
+    None: the unit's target.
+    """
     constants = {
         path: value.find() if isinstance(value, Function) else value
         for path, value in unit.constants
     }
-    source = ASTSource(
-        unit.kernel.find(), dict(unit.signature), constants, dict(unit.attributes) or None
-    )
-    target = GPUTarget("cuda", unit.sm, WARP)
+    source = ASTSource(unit.kernel.find(), dict(unit.signature), constants, dict(unit.attributes))
+    target = GPUTarget("cuda", sm or unit.sm, WARP)
     return triton.compile(source, target=target, options=dict(unit.options))
 
 
@@ -231,8 +233,8 @@ def _run(units: list[Unit], jobs: int) -> Iterator[tuple[str, Built]]:
         yield from ((unit.key, build(unit)) for unit in units)
         return
     left = {unit.key: unit for unit in units}
-    with _pool(min(jobs, len(units))) as pool:
-        futures = {pool.submit(build, unit): unit.key for unit in units}
+    with pool(min(jobs, len(units))) as processes:
+        futures = {processes.submit(build, unit): unit.key for unit in units}
         for future in as_completed(futures):
             try:
                 built = future.result()
@@ -241,18 +243,19 @@ def _run(units: list[Unit], jobs: int) -> Iterator[tuple[str, Built]]:
             del left[futures[future]]
             yield futures[future], built
     for key, unit in left.items():  # a process died: each of the rest in one of its own
-        with _pool(1) as pool:
+        with pool(1) as worker:
             try:
-                yield key, pool.submit(build, unit).result()
+                yield key, worker.submit(build, unit).result()
             except BrokenExecutor:
                 yield key, Built(error="the compiler ended its process")
 
 
 @contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+def pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that compile."""
     # spawn: a fork of a process with torch's threads may hang
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield pool
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as made:
+        yield made
 
 
 # ---------------------------------------------------------------- the cache
@@ -280,4 +283,14 @@ def _keep(key: str, built: Built) -> None:
     os.replace(file.name, folder / f"{key}.json")
 
 
-__all__ = ["Built", "Function", "Unit", "build", "build_all", "compiled", "specialise", "workers"]
+__all__ = [
+    "Built",
+    "Function",
+    "Unit",
+    "build",
+    "build_all",
+    "compiled",
+    "pool",
+    "specialise",
+    "workers",
+]

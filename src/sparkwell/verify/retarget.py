@@ -21,6 +21,7 @@ from sparkwell.errors import BadInput, Unsupported
 from sparkwell.hardware.targets import Feature, Target, target
 from sparkwell.ops.device import as_target, device_of
 from sparkwell.verify import emulate
+from sparkwell.verify.compile import Unit, compiled
 
 # What a GPU may lack and still run another target's code, as `rewrite` or ptxas makes up for it.
 EMULATED = Feature.FP4_BLOCK_MMA | Feature.FP4_CONVERT | Feature.TMA_GATHER | Feature.FP8_MMA_SYNC
@@ -203,14 +204,33 @@ def retargeted(name: str | int) -> Iterator[Target]:
         return
     if why := runs_here(wanted, here):
         raise _refused(f"code for {wanted.name} on {here.name}", why)
+    with as_target(wanted.sm), _lowering(wanted, here):
+        yield wanted
+
+
+@contextmanager
+def _lowering(wanted: Target, here: Target) -> Iterator[None]:
+    """Within this context Triton lowers for `wanted` and assembles for `here`."""
     before = (knobs.runtime.override_arch, knobs.runtime.add_stages_inspection_hook)
-    with as_target(wanted.sm):
-        knobs.runtime.override_arch = f"sm{wanted.sm}"
-        knobs.runtime.add_stages_inspection_hook = _hook(wanted, here)
-        try:
-            yield wanted
-        finally:
-            knobs.runtime.override_arch, knobs.runtime.add_stages_inspection_hook = before
+    knobs.runtime.override_arch = f"sm{wanted.sm}"
+    knobs.runtime.add_stages_inspection_hook = _hook(wanted, here)
+    try:
+        yield
+    finally:
+        knobs.runtime.override_arch, knobs.runtime.add_stages_inspection_hook = before
+
+
+def prepare(unit: Unit, sm: int) -> None:
+    """Compile for a GPU of `sm` what the unit's target runs, into Triton's cache.  Needs no GPU.
+
+    Failures pass: they come again, with their case, when it runs.
+    """
+    wanted, here = target(unit.sm), target(sm)
+    if wanted == here:
+        compiled(unit)
+        return
+    with _lowering(wanted, here):
+        compiled(unit, sm)
 
 
 def _hook(wanted: Target, here: Target) -> Callable[..., tuple[str, str] | None]:
@@ -243,4 +263,4 @@ def _hook(wanted: Target, here: Target) -> Callable[..., tuple[str, str] | None]
     return stages_of
 
 
-__all__ = ["retargeted", "rewrite", "runs_here", "target_here"]
+__all__ = ["prepare", "retargeted", "rewrite", "runs_here", "target_here"]

@@ -1,6 +1,7 @@
 """Runs cases on the GPU at hand, as its own code or another target's, against the references."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from sparkwell.errors import Unsupported
 from sparkwell.hardware.targets import Target
 from sparkwell.ops.launch import recording
 from sparkwell.verify.case import Case, Maker
-from sparkwell.verify.retarget import retargeted, target_here
+from sparkwell.verify.compile import pool, workers
+from sparkwell.verify.matrix import record
+from sparkwell.verify.retarget import prepare, retargeted, runs_here, target_here
 
 PASSED, FAILED, REFUSED, SKIPPED = "passed", "failed", "refused", "skipped"
 
@@ -36,14 +39,19 @@ class Outcome:
 
 
 def run_cases(
-    cases: Iterable[Case], wanted: Target, say: Callable[[Outcome], None] | None = None
+    cases: Iterable[Case],
+    wanted: Target,
+    say: Callable[[Outcome], None] | None = None,
+    jobs: int | None = None,
 ) -> list[Outcome]:
     """Each case's kernel against its reference, both on this GPU.
 
-    say: called with each outcome as it comes.
+    say: called with each outcome as it comes.  jobs: processes that compile before; None: one a
+    core.
     Raises BadInput without a GPU, Unsupported for a target whose code cannot run here.
     """
-    outcomes = []
+    cases, outcomes = tuple(cases), []
+    _prepare(cases, wanted, jobs or workers())
     rung = "ran" if target_here() == wanted else "retargeted"
     with retargeted(wanted.sm):
         for case in cases:
@@ -55,6 +63,16 @@ def run_cases(
             if say is not None:
                 say(outcome)
     return outcomes
+
+
+def _prepare(cases: Sequence[Case], wanted: Target, jobs: int) -> None:
+    """Compile all kernels at once, since one by one, as they are met, takes minutes."""
+    here = target_here()
+    units = {use.unit.key: use.unit for use in record(cases, [wanted]).uses}
+    if jobs == 1 or len(units) < 2 or runs_here(wanted, here):
+        return
+    with pool(min(jobs, len(units))) as processes:
+        wait([processes.submit(prepare, unit, here.sm) for unit in units.values()])
 
 
 def _run(case: Case, wanted: Target) -> tuple[str, str, tuple[str, ...]]:
