@@ -1,5 +1,7 @@
 """Public MLA ops: shapes checked, backend chosen, result in the query's dtype."""
 
+from typing import Any
+
 import torch
 
 from sparkwell.errors import BadInput
@@ -18,6 +20,8 @@ def mla_paged(
     *,
     scale: float,
     d_v: int = 512,
+    max_query_len: int | None = None,
+    max_context_len: int | None = None,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out = softmax(scale q kv^T) kv[:, :d_v] over each request's whole context, causal.
@@ -28,18 +32,31 @@ def mla_paged(
     context_lens: [B] int32, keys of each request, this step's included.
     block_table: [B, P] int32, physical page of each logical page; anything past the last one.
     scale: multiplies q kv^T; the model's, not width^-0.5.
+    max_query_len, max_context_len: no request has more; they size a kernel's grid, None: by shapes.
 
     Returns out [T, H, d_v] in q's dtype, lse [T, H] fp32, natural log; a row that sees no key has
     out 0 and lse +inf.  Source: DeepSeek-V2, arXiv 2405.04434; conventions of FlashMLA.
-    Raises BadInput where shapes do not fit, starts do not cover q, or a needed page is missing.
+    Raises BadInput where shapes do not fit; the reference also where starts do not cover q or a
+    needed page is missing (a kernel skips the keys of a page that the cache does not have).
     """
-    choose("mla_paged", q, backend)
+    served_by = choose("mla_paged", q, backend, kernel=True)
     _check_q("mla_paged", q, cache, d_v)
     check_batch("mla_paged", query_start, context_lens, block_table)
-    out, lse = mla_paged_reference(
-        q, cache, query_start, context_lens, block_table, scale=scale, d_v=d_v
+    if served_by == "reference":
+        out, lse = mla_paged_reference(
+            q, cache, query_start, context_lens, block_table, scale=scale, d_v=d_v
+        )
+        return out.to(q.dtype), lse
+    from sparkwell.ops.mla.plan import plan_mla
+
+    keys = block_table.shape[1] * cache.page_size
+    keys = keys if max_context_len is None else min(keys, max_context_len)
+    plan = plan_mla("mla_paged", **_sizes(q, cache, keys, d_v))
+    into = _outputs(q, d_v)
+    plan.run_paged(
+        into, _rows(q), cache, query_start, context_lens, _rows(block_table), scale=scale
     )
-    return out.to(q.dtype), lse
+    return into[:2]
 
 
 def mla_sparse(
@@ -83,24 +100,13 @@ def mla_sparse(
             q, cache, slots, scale=scale, d_v=d_v, topk_length=topk_length, sink=sink
         )
         return out.to(q.dtype), lse, max_logits
-    from sparkwell.ops.mla.sparse import plan_mla_sparse
+    from sparkwell.ops.mla.plan import plan_mla
 
-    num_rows, heads, _ = q.shape
-    plan = plan_mla_sparse(
-        rows=num_rows,
-        heads=heads,
-        topk=slots.shape[1],
-        record=cache.record,
-        query=q.dtype,
-        device=q.device,
-        d_v=d_v,
-    )
-    q = q if q.stride(-1) == 1 else q.contiguous()
-    slots = slots if slots.stride(-1) == 1 else slots.contiguous()
-    out = q.new_empty(num_rows, heads, d_v)
-    lse, max_logits = q.new_empty(2, num_rows, heads, dtype=torch.float32)
-    plan.run(out, lse, max_logits, q, cache, slots, scale=scale, topk_length=topk_length, sink=sink)
-    return out, lse, max_logits
+    plan = plan_mla("mla_sparse", **_sizes(q, cache, slots.shape[1], d_v))
+    into = _outputs(q, d_v)
+    q, slots = _rows(q), _rows(slots)
+    plan.run_sparse(into, q, cache, slots, scale=scale, topk_length=topk_length, sink=sink)
+    return into
 
 
 def _check_q(op: str, q: torch.Tensor, cache: PagedCache, d_v: int) -> None:
@@ -111,3 +117,20 @@ def _check_q(op: str, q: torch.Tensor, cache: PagedCache, d_v: int) -> None:
         )
     if not 1 <= d_v <= width:
         raise BadInput(f"{op}: d_v is {d_v}, want 1..{width}, the leading part of the record")
+
+
+def _sizes(q: torch.Tensor, cache: PagedCache, keys: int, d_v: int) -> dict[str, Any]:
+    """What a plan needs to know."""
+    sizes = {"rows": q.shape[0], "heads": q.shape[1], "keys": keys, "d_v": d_v}
+    return sizes | {"record": cache.record, "query": q.dtype, "device": q.device}
+
+
+def _outputs(q: torch.Tensor, d_v: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """out, lse, max_logits, not yet written."""
+    lse, largest = q.new_empty(2, *q.shape[:2], dtype=torch.float32)
+    return q.new_empty(*q.shape[:2], d_v), lse, largest
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values with neighbours in the last dimension next to each other."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -83,7 +83,10 @@ def _case(name: str, s: Shape, size: str = "small") -> Case:
     return Case("mla_sparse", name, partial(_inputs, s=s), size, limits)
 
 
-_MODEL = {"topk": 2048, "page_size": 64, "pages": 1024}
+def _model(rows: int, heads: int, record: str) -> Shape:
+    return Shape(rows, heads, 2048, record, page_size=64, pages=1024)
+
+
 CASES: tuple[Case, ...] = (
     _case("fp8", Shape(rows=4)),
     _case("fp8-sink-lengths", Shape(rows=5, heads=17, topk=75, sink=True, lengths=True)),
@@ -104,16 +107,9 @@ CASES: tuple[Case, ...] = (
     _case("no-slots", Shape(rows=2, topk=0)),
     _case("no-rows", Shape(rows=0)),
     *(
-        _case(
-            f"decode-{record}-b{rows}-h{heads}",
-            Shape(rows, heads, record=record, **_MODEL),
-            "model",
-        )
+        _case(f"decode-{record}-b{rows}-h{heads}", _model(rows, heads, record), "model")
         for record in ("fp8", "bf16")
         for rows, heads in ((1, 16), (64, 8), (64, 16), (64, 32), (64, 64), (64, 128))
     ),
-    *(
-        _case(f"prefill-bf16-h{h}", Shape(512, h, record="bf16", **_MODEL), "model")
-        for h in (16, 64, 128)
-    ),
+    *(_case(f"prefill-bf16-h{h}", _model(512, h, "bf16"), "model") for h in (16, 64, 128)),
 )

@@ -2,8 +2,8 @@
 
     o = acc / l,  lse = ln sum exp(s),  with a sink logit  o /= 1 + exp(sink - lse)
 
-Partial results are fp32, normalised, with lse in base 2; final ones carry the natural logarithm, and
-a row without a key has out 0, lse +inf, largest score -inf.
+Partial results are fp32, normalised, with lse in base 2; final ones carry the natural logarithm,
+and a row without a key has out 0, lse +inf, largest score -inf.
 """
 
 import triton

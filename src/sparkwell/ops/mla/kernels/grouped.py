@@ -1,4 +1,4 @@
-"""Attention over a list of slots, the columns of the record shared out among the warps.
+"""Absorbed MLA, the columns of the record shared out among the warps.
 
     s = scale q kv^T,  p = exp2(s - max),  o = p kv[:, :rank] / sum p      online over tiles of keys
 
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from sparkwell.ops.mla.kernels.finish import finish
+from sparkwell.ops.mla.kernels.keys import key_list, key_offsets
 from sparkwell.ops.mla.kernels.unpack import (
     SHIFT_SCALE,
     even_odd,
@@ -39,22 +40,14 @@ def _inverse(power):
 
 
 @triton.jit
-def _slot_offset(slot, page_stride, PAGE: tl.constexpr, STRIDE: tl.constexpr):
-    """Where a slot's record starts, in elements; PAGE 0: pages follow each other without gap."""
-    slot = slot.to(tl.int64)
-    if PAGE == 0:
-        return slot * STRIDE
-    return (slot // PAGE) * page_stride + (slot % PAGE) * STRIDE
-
-
-@triton.jit
 def grouped_kernel(
-    out_ptr, lse_ptr, max_ptr, q_ptr, latent_ptr, scale_ptr, rope_ptr, slots_ptr, length_ptr,
-    sink_ptr, heads, topk, num_slots, page_stride, stride_q_t, stride_q_h, stride_slots, scale,
-    FP8: tl.constexpr, MODE: tl.constexpr, PAGE: tl.constexpr, RECORD: tl.constexpr,
-    RANK: tl.constexpr, ROPE: tl.constexpr, G: tl.constexpr, ROPE_PART: tl.constexpr,
-    SPLIT_Q: tl.constexpr, SPLITS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
-    STAGES: tl.constexpr, ALIGN: tl.constexpr,
+    out_ptr, lse_ptr, max_ptr, q_ptr, latent_ptr, scale_ptr, rope_ptr, lists_ptr, length_ptr,
+    start_ptr, sink_ptr, heads, width, num_requests, limit, page_stride, stride_q_t, stride_q_h,
+    stride_lists, scale,
+    PAGED: tl.constexpr, FP8: tl.constexpr, MODE: tl.constexpr, PAGE: tl.constexpr,
+    RECORD: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, G: tl.constexpr,
+    ROPE_PART: tl.constexpr, SPLIT_Q: tl.constexpr, SPLITS: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
@@ -93,23 +86,18 @@ def grouped_kernel(
     m = tl.full((BLOCK_H,), -float("inf"), tl.float32)
     l = tl.zeros((BLOCK_H,), tl.float32)  # noqa: E741
 
-    count = topk
-    if length_ptr is not None:
-        count = tl.minimum(topk, tl.load(length_ptr + t).to(tl.int32))
+    keys, count = key_list(
+        t, lists_ptr, length_ptr, start_ptr, num_requests, width, stride_lists, PAGED
+    )
     share = tl.cdiv(tl.cdiv(count, BLOCK_N), SPLITS) * BLOCK_N
     first = split * share
     last = tl.minimum(first + share, count)
     for start in tl.range(first, last, BLOCK_N, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK_N)
-        slot = tl.load(slots_ptr + t * stride_slots + n, mask=n < last, other=-1)
-        ok = (slot >= 0) & (slot < num_slots)
-        slot = tl.where(ok, slot, 0)
-        if FP8:
-            at = _slot_offset(slot, page_stride, PAGE, RECORD // 4)
-            row = tl.multiple_of(at * 2, ALIGN)[None, :, None]
-        else:
-            at = _slot_offset(slot, page_stride, PAGE, RECORD // 2)
-            row = tl.multiple_of(at, ALIGN)[None, :, None]
+        # FP8 records are counted in the 4 bytes of a scale, BF16 ones in values.
+        word: tl.constexpr = RECORD // 4 if FP8 else RECORD // 2
+        at, ok = key_offsets(keys, n, last, limit, page_stride, PAGED, PAGE, word)
+        row = tl.multiple_of(at * 2 if FP8 else at, ALIGN)[None, :, None]
         ok_row = ok[None, :, None]
         x = tl.load(latent_ptr + row + g * C + c, mask=ok_row, other=0)  # [G, BLOCK_N, C]
         k_rope = tl.load(rope_ptr + row + r, mask=ok_row & of_rope, other=0.0)

@@ -1,4 +1,4 @@
-"""plan -> run of attention over lists of slots."""
+"""plan -> run of absorbed MLA, over lists of slots and over whole paged contexts."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,12 +11,14 @@ from sparkwell.formats.paged import PagedCache
 from sparkwell.hardware.targets import Feature
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
+from sparkwell.ops.mla.kernels.exact import exact_kernel
 from sparkwell.ops.mla.kernels.finish import merge_kernel
 from sparkwell.ops.mla.kernels.grouped import grouped_kernel
-from sparkwell.ops.mla.kernels.tiled import tiled_kernel
-from sparkwell.ops.mla.schedule_sparse import GROUP, TABLE, Problem
+from sparkwell.ops.mla.schedule import EXACT_COLUMNS, GROUP, TABLE, Problem, Schedule, shared
 from sparkwell.ops.schedule import EVERY, NO_MMA, Choice, Row, pick
 
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # out, lse, max_logits
+Lists = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int]
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 KINDS |= {torch.float8_e4m3fn: "fp8"}
 
@@ -33,8 +35,8 @@ _MERGE = Row("merge", _Merge(), EVERY, lambda p: True, "everything", NO_MMA)
 
 
 @dataclass(frozen=True)
-class SparsePlan:
-    """How `mla_sparse` runs for one shape: the chosen row, the splits, scratch for partial results.
+class MlaPlan:
+    """How MLA runs for one shape: the chosen row, the splits, scratch for partial results.
 
     `run` allocates nothing, waits for nothing and checks nothing.  A plan has one scratch buffer:
     use it on one stream at a time.
@@ -47,11 +49,9 @@ class SparsePlan:
     mode: str
     scratch: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = field(repr=False)
 
-    def run(
+    def run_sparse(
         self,
-        out: torch.Tensor,
-        lse: torch.Tensor,
-        max_logits: torch.Tensor,
+        into: Outputs,
         q: torch.Tensor,
         cache: PagedCache,
         slots: torch.Tensor,
@@ -60,26 +60,54 @@ class SparsePlan:
         topk_length: torch.Tensor | None = None,
         sink: torch.Tensor | None = None,
     ) -> None:
-        """The planned call; out [T, H, d_v], lse and max_logits [T, H] fp32 are contiguous."""
+        """`mla_sparse` as planned, into contiguous (out, lse, max_logits)."""
+        lists = (slots, topk_length, None, sink, 0)
+        self._run(into, q, cache, lists, slots.stride(0), cache.num_slots, scale)
+
+    def run_paged(
+        self,
+        into: Outputs,
+        q: torch.Tensor,
+        cache: PagedCache,
+        query_start: torch.Tensor,
+        context_lens: torch.Tensor,
+        block_table: torch.Tensor,
+        *,
+        scale: float,
+    ) -> None:
+        """`mla_paged` as planned, into contiguous (out, lse, max_logits)."""
+        lists = (block_table, context_lens, query_start, None, len(context_lens))
+        self._run(into, q, cache, lists, block_table.stride(0), cache.num_pages, scale)
+
+    def _run(
+        self,
+        into: Outputs,
+        q: torch.Tensor,
+        cache: PagedCache,
+        lists: Lists,
+        stride_lists: int,
+        limit: int,
+        scale: float,
+    ) -> None:
         p, s = self.problem, self.choice.schedule
-        if p.topk == 0:
-            out.zero_()
-            lse.fill_(float("inf"))
-            max_logits.fill_(-float("inf"))
+        if p.keys == 0 or p.rows == 0:
+            for tensor, nothing in zip(into, (0.0, math.inf, -math.inf), strict=True):
+                tensor.fill_(nothing)
             return
-        into = (out, lse, max_logits) if self.scratch is None else self.scratch
+        names, lengths, starts, sink, num_requests = lists
         kernel, constants = self._kernel(cache)
+        first = into if self.scratch is None else self.scratch
         launch(
-            kernel, (p.rows, triton.cdiv(p.heads, s.block_h), self.splits), *into, q,
-            *self._views(cache), slots, topk_length, sink if self.scratch is None else None,
-            p.heads, p.topk, cache.num_slots, cache.pages.stride(0) // self._word,
-            q.stride(0), q.stride(1), slots.stride(0), scale, choice=self.choice, **constants,
+            kernel, (p.rows, triton.cdiv(p.heads, s.block_h), self.splits), *first, q,
+            *self._views(cache), names, lengths, starts, sink if self.scratch is None else None,
+            p.heads, p.keys, num_requests, limit, cache.pages.stride(0) // self._word,
+            q.stride(0), q.stride(1), stride_lists, scale, choice=self.choice, **constants,
         )  # fmt: skip
         if self.scratch is not None:
             block = min(128, triton.next_power_of_2(p.d_v))
             launch(
-                merge_kernel, (p.rows, p.heads, triton.cdiv(p.d_v, block)), out, lse, max_logits,
-                *self.scratch, sink, p.heads, p.d_v, p.d_v,
+                merge_kernel, (p.rows, p.heads, triton.cdiv(p.d_v, block)), *into, *self.scratch,
+                sink, p.heads, p.d_v, p.d_v,
                 choice=Choice(self.choice.op, _MERGE, p, self.choice.target),
                 SPLITS=self.splits, BLOCK_S=triton.next_power_of_2(self.splits), BLOCK_D=block,
             )  # fmt: skip
@@ -105,11 +133,11 @@ class SparsePlan:
     def _kernel(self, cache: PagedCache) -> tuple[object, dict[str, object]]:
         p, s = self.problem, self.choice.schedule
         fp8, size = p.record == "fp8", self.record.nbytes
-        gapless = cache.pages.stride(0) == cache.page_size * size
+        gapless = cache.pages.stride(0) == cache.page_size * size and not p.paged
         constants: dict[str, object] = {
-            "FP8": fp8, "PAGE": 0 if gapless else cache.page_size, "RECORD": size, "RANK": p.rank,
-            "ROPE": p.rope, "SPLITS": self.splits, "BLOCK_H": s.block_h, "BLOCK_N": s.block_n,
-            "STAGES": s.stages,
+            "PAGED": p.paged, "FP8": fp8, "PAGE": 0 if gapless else cache.page_size,
+            "RECORD": size, "RANK": p.rank, "ROPE": p.rope, "SPLITS": self.splits,
+            "BLOCK_H": s.block_h, "BLOCK_N": s.block_n, "STAGES": s.stages,
         }  # fmt: skip
         if s.algorithm == "grouped":
             groups = p.rank // GROUP
@@ -118,50 +146,52 @@ class SparsePlan:
             align = math.gcd(16, size, cache.pages.stride(0)) // 2
             constants |= {"MODE": self.mode, "G": groups, "ROPE_PART": part, "ALIGN": align}
             return grouped_kernel, constants | {"SPLIT_Q": p.query == "fp16"}
-        block_c = max(16, triton.next_power_of_2(p.rank))
-        block_r = max(16, triton.next_power_of_2(max(p.rope, 1)))
-        constants |= {"EXACT": s.exact, "D_V": p.d_v, "BLOCK_C": block_c, "BLOCK_R": block_r}
-        return tiled_kernel, constants | {"WORD": self._word}
+        groups = triton.next_power_of_2(triton.cdiv(p.rank, EXACT_COLUMNS))
+        part = max(16, triton.next_power_of_2(triton.cdiv(p.rope, groups)))
+        constants |= {"D_V": p.d_v, "G": groups, "ROPE_PART": part}
+        return exact_kernel, constants | {"WORD": self._word}
 
 
-def plan_mla_sparse(
+def plan_mla(
+    op: str,
     *,
     rows: int,
     heads: int,
-    topk: int,
+    keys: int,
     record: Record,
     query: torch.dtype,
     device: torch.device,
     d_v: int = 512,
-) -> SparsePlan:
-    """Choose and size `mla_sparse` for q [rows, heads, width] of dtype `query` on `device`.
+) -> MlaPlan:
+    """Choose and size `op` for q [rows, heads, width] of dtype `query` on `device`.
 
+    op: "mla_sparse" (run it by `run_sparse`) or "mla_paged" (`run_paged`).
+    keys: of one row at most: top-k, or the longest context.
     Raises Unsupported with every row's reason where none serves.
     """
     gpu = device_of(device)
     rank = record.fields[0].count
-    problem = Problem(
-        rows, heads, topk, KINDS[record.fields[0].dtype], KINDS[query], rank, record.width - rank,
-        d_v,
-    )  # fmt: skip
-    choice = pick("mla_sparse", TABLE, problem, gpu.target)
+    kinds = KINDS[record.fields[0].dtype], KINDS[query]
+    widths = rank, record.width - rank, d_v
+    problem = Problem(rows, heads, keys, *kinds, *widths, op == "mla_paged")
+    choice = pick(op, TABLE, problem, gpu.target, shared=shared)
     splits = _splits(problem, choice.schedule, gpu)
     scratch = None
     if splits > 1:
         shape = (rows, splits, heads)
-        sizes = ((*shape, d_v), shape, shape)
         part, part_lse, part_max = (
-            torch.empty(size, dtype=torch.float32, device=device) for size in sizes
+            torch.empty(size, dtype=torch.float32, device=device)
+            for size in ((*shape, d_v), shape, shape)
         )
         scratch = (part, part_lse, part_max)
-    return SparsePlan(choice, problem, record, splits, _mode(gpu), scratch)
+    return MlaPlan(choice, problem, record, splits, _mode(gpu), scratch)
 
 
-def _splits(p: Problem, s: object, gpu: Device) -> int:
+def _splits(p: Problem, s: Schedule, gpu: Device) -> int:
     """Blocks that share a query's keys: enough to fill the GPU once, none without a tile."""
-    blocks = p.rows * triton.cdiv(p.heads, s.block_h)  # type: ignore[attr-defined]
-    room = gpu.sms * s.blocks // max(1, blocks)  # type: ignore[attr-defined]
-    return max(1, min(room, triton.cdiv(p.topk, s.block_n), 64))  # type: ignore[attr-defined]
+    blocks = p.rows * triton.cdiv(p.heads, s.block_h)
+    room = gpu.sms * s.blocks // max(1, blocks)
+    return max(1, min(room, triton.cdiv(p.keys, s.block_n), 64))
 
 
 def _mode(gpu: Device) -> str:

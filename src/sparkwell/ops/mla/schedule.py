@@ -1,0 +1,92 @@
+"""Rows for absorbed MLA: which algorithm, which tile, on which GPU."""
+
+from dataclasses import dataclass
+
+from sparkwell.hardware.targets import Target
+from sparkwell.ops.schedule import EVERY, HMMA, LARGE, SMALL, Row
+
+GROUP = 128  # latent columns a warp takes, and per FP8 scale
+EXACT_COLUMNS = 64  # latent columns of a group in the exact kernel
+
+
+@dataclass(frozen=True)
+class Problem:
+    """rows: queries.  heads: of each.  keys: of one row at most.  record, query: "fp8", "bf16", ...
+
+    rank, rope: width of the latent and of the rotated key.  d_v: width of the output.
+    paged: keys are a whole context, else a list of slots.
+    """
+
+    rows: int
+    heads: int
+    keys: int
+    record: str
+    query: str
+    rank: int
+    rope: int
+    d_v: int
+    paged: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """algorithm: "grouped" or "exact".  A block takes block_h heads and block_n keys at a time.
+
+    stages: of the key loop; the indices take two of them.  blocks: that one SM runs at a time, for
+    sharing the keys of few queries among several blocks.
+    """
+
+    algorithm: str
+    block_h: int
+    block_n: int
+    num_warps: int
+    stages: int
+    blocks: int
+    num_stages: int = 1
+
+
+def _grouped(p: Problem, record: str) -> bool:
+    groups = p.rank // GROUP
+    return (
+        p.record == record
+        and p.query in ("bf16", "fp16")
+        and p.d_v == p.rank
+        and p.rank % GROUP == 0
+        and groups in (2, 4)
+        and p.rope <= p.rank // 2
+    )
+
+
+def shared(p: Problem, s: Schedule, target: Target) -> int:
+    """Bytes of shared memory a block takes: buffers of keys, and the queries, which stay there.
+
+    The same on every target: the indices' own pipeline takes three of the stages.
+    """
+    groups = -(-p.rank // EXACT_COLUMNS)
+    if s.algorithm == "exact":
+        return 4 * s.block_n * EXACT_COLUMNS * _power_of_two(groups)  # one operand at a time
+    groups = p.rank // GROUP
+    rope = 2 * max(16, _power_of_two(-(-p.rope // groups)))
+    key = groups * (GROUP + rope + 4) if p.record == "fp8" else groups * (2 * GROUP + rope)
+    split = p.query == "fp16"  # a high and a low part of what BF16 does not hold
+    query = groups * (2 * GROUP * (1 + (split and p.record == "bf16")) + rope * (1 + split))
+    return max(1, s.stages - 3) * s.block_n * key + s.block_h * query + 2944
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+_FP8 = "FP8 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
+_BF16 = "BF16 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
+_ANY = "a latent of at most 1024"
+_G, _X = "grouped", "exact"
+# fmt: off
+TABLE: tuple[Row, ...] = (
+    #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
+    Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
+    Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
+    Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 5, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA),
+    Row("exact",         Schedule(_X, 16, 16, 8, 1, 1),  EVERY, lambda p: p.rank <= 1024,       _ANY, HMMA),
+)
+# fmt: on
