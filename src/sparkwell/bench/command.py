@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from sparkwell.bench.cases import chosen
-from sparkwell.bench.kernels import Entry, append, here, run_lines
+from sparkwell.bench.kernels import Entry, append, compile_first, here, run_lines
 from sparkwell.bench.machine import surroundings
 from sparkwell.bench.protocol import CudaClock
 from sparkwell.bench.soak import Shape, attention_step, soak, sparse_decode
 from sparkwell.bench.table import render
 from sparkwell.errors import SparkwellError
+from sparkwell.verify.retarget import target_here
 
 Say = Callable[[str], None]
 
@@ -29,6 +30,7 @@ def kernels(
     """Time these lines of the speed table.  -> records, what was not timed and why."""
     lines = chosen(ops, cases)
     bench = here(peers, commit)
+    compile_first(lines, target_here())
     say(f"{bench.around['gpu']}: ceilings {bench.ceilings}")
     return run_lines(lines, bench, say, out)
 

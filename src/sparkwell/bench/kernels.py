@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +16,12 @@ from sparkwell.bench.machine import clocks, surroundings
 from sparkwell.bench.peers import PEERS, PeerMissing, Peers
 from sparkwell.bench.protocol import Call, Clock, Sample, measure, sets_needed
 from sparkwell.errors import SparkwellError
+from sparkwell.hardware.targets import Target, target
 from sparkwell.ops.launch import recording
 from sparkwell.verify.case import Inputs, Maker
+from sparkwell.verify.compile import pool, workers
+from sparkwell.verify.matrix import record
+from sparkwell.verify.retarget import prepare, retargeted
 
 OURS = "sparkwell"
 Entry = dict[str, Any]
@@ -62,12 +67,22 @@ def run_line(line: Line, bench: Bench) -> Entry:
     return _entry(line, bench, samples, missing, rows, len(inputs))
 
 
-def _as_target(name: str | None) -> AbstractContextManager[Any]:
-    if name is None:
-        return nullcontext()
-    from sparkwell.verify.retarget import retargeted
+def compile_first(lines: Sequence[Line], here: Target) -> None:
+    """Compile what the lines launch, in parallel, to Triton's cache; failures come again later."""
+    wanted = {line.target or here.name for line in lines}
+    units = {
+        use.unit.key: use.unit
+        for name in wanted
+        for use in record(
+            [line.case for line in lines if (line.target or here.name) == name], [target(name)]
+        ).uses
+    }
+    with pool(max(1, min(workers(), len(units)))) as processes:
+        wait([processes.submit(prepare, unit, here.sm) for unit in units.values()])
 
-    return retargeted(name)
+
+def _as_target(name: str | None) -> AbstractContextManager[Any]:
+    return nullcontext() if name is None else retargeted(name)
 
 
 def _input_sets(line: Line, bench: Bench, count: int) -> list[Inputs]:

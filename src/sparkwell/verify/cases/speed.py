@@ -72,6 +72,8 @@ def _dense(make: Maker, *, requests: int, heads: int, keys: int) -> Inputs:
         "context_lens": torch.full((requests,), keys, dtype=torch.int32, device=make.device),
         "block_table": make.permutation(cache.num_pages).int().view(requests, -1),
         "scale": SCALE,
+        "max_query_len": 1,
+        "max_context_len": keys,
     }
 
 
