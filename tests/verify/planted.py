@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
 
 from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import Launch, launch, recording
@@ -66,3 +68,10 @@ def use(*arguments: object, **options: object) -> Use:
     """The same as verify sees it."""
     one = launched(*arguments, **options)  # type: ignore[arg-type]
     return Use(CASE, one.choice.target, one.choice, specialise(one))
+
+
+@gluon.jit
+def explicit(out_ptr, BLOCK: gl.constexpr):
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    i = gl.arange(0, BLOCK, layout=layout)
+    gl.store(out_ptr + i, i)

@@ -96,6 +96,13 @@ def test_a_failure_of_several_targets_is_said_once() -> None:
     assert len(lines_) == 2
 
 
+def test_kernels_with_explicit_layouts_compile() -> None:
+    one = planted.launched(NO_MMA, 121, planted.Schedule(num_stages=1))
+    args = (torch.empty(128, dtype=torch.int32, device="meta"),)
+    unit = specialise(replace(one, kernel=planted.explicit, args=args, constants={"BLOCK": 128}))
+    assert build(unit).error is None
+
+
 def test_several_kernels_of_one_choice_are_judged_together() -> None:
     main = planted.use(HMMA, 121)
     small = planted.launched(HMMA, 121, planted.Schedule(16, 16, 64, num_stages=1))

@@ -139,7 +139,11 @@ def compiled(unit: Unit, sm: int | None = None) -> Any:
         path: value.find() if isinstance(value, Function) else value
         for path, value in unit.constants
     }
-    source = ASTSource(unit.kernel.find(), dict(unit.signature), constants, dict(unit.attributes))
+    kernel = unit.kernel.find()
+    kind: Any = ASTSource
+    if kernel.is_gluon():  # explicit layouts; its interface still moves, so only where it is used
+        kind = importlib.import_module("triton.experimental.gluon._runtime").GluonASTSource
+    source = kind(kernel, dict(unit.signature), constants, dict(unit.attributes))
     target = GPUTarget("cuda", sm or unit.sm, WARP)
     return triton.compile(source, target=target, options=dict(unit.options))
 
