@@ -90,10 +90,16 @@ def _check_kernel(use: Use, result: Built) -> list[Failure]:
     return failures
 
 
+def tensor_core(instructions: Mapping[str, int]) -> dict[str, int]:
+    """Those that the tensor cores run: HMMA, QGMMA, UTCHMMA; not HFMA2.MMA, which has the word."""
+    return {name: n for name, n in instructions.items() if name.split(".")[0].endswith("MMA")}
+
+
 def _tensor_core(results: Sequence[Built]) -> str:
-    names = {n.split(".")[0] for result in results for n in result.instructions or ()}
-    found = sorted(name for name in names if "MMA" in name)
-    return f"tensor-core instructions {', '.join(found)}" if found else "no tensor-core instruction"
+    found = {n.split(".")[0] for result in results for n in tensor_core(result.instructions or {})}
+    if not found:
+        return "no tensor-core instruction"
+    return f"tensor-core instructions {', '.join(sorted(found))}"
 
 
 def _failure(use: Use, wanted: str, came: str, kernel: str = "") -> Failure:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparkwell.errors import Unsupported
 from sparkwell.hardware.targets import Target
-from sparkwell.verify.check import Failure, check, check_reach, in_lines
+from sparkwell.verify.check import Failure, check, check_reach, in_lines, tensor_core
 from sparkwell.verify.compile import Built, build_all
 from sparkwell.verify.matrix import (
     Use,
@@ -159,7 +159,7 @@ def _kernels(uses: Sequence[Use], built: dict[str, Built]) -> list[dict[str, Any
                 "kernel": use.unit.kernel.name,
                 "formula": use.choice.shared_bytes,
                 **{k: v for k, v in asdict(result).items() if k != "instructions"},
-                "tensor": {n: c for n, c in (result.instructions or {}).items() if "MMA" in n},
+                "tensor": tensor_core(result.instructions or {}),
                 "cases": [],
             },
         )
