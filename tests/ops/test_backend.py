@@ -45,7 +45,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "sample": lambda **b: sample(far(1, 4), [SamplingRow()], [((), ())], torch.tensor([0.5]), **b),
     "logprobs": lambda **b: logprobs(far(1, 4), torch.tensor([0]), top=1, **b),
 }
-HINTS = {"max_query_len", "max_context_len"}  # bounds a kernel's grid, changes no result
+HINTS = {"max_query_len", "max_context_len", "num_keys"}  # bounds a kernel's grid, changes no result
 WITHOUT_VALUES = ["rms_norm", "layer_norm", "swiglu", "rope", "linear"]  # run on meta tensors
 WITHOUT_VALUES += ["route_sigmoid", "route_softmax"]
 

@@ -93,7 +93,7 @@ class Case:
     tolerances: (op class, format) in TOLERANCES of each tensor the op returns, in order.
     check: replaces that comparison where the result is no tensor to be close to another:
     (inputs, got, want), raises AssertionError.
-    mutates: name of the argument that the op writes; it is what is compared then.
+    mutates: name of the cache that the op writes; its bytes are what is compared then.
     """
 
     op: str
@@ -103,10 +103,12 @@ class Case:
     tolerances: tuple[tuple[str, str], ...] = (("elementwise", "fp32"),)
     check: Callable[[Inputs, Any, Any], None] | None = None
     timing: Timing | None = None
+    mutates: str | None = None
 
     def call(self, inputs: Inputs, backend: str) -> Any:
-        """What the public op returns for `inputs` by `backend`."""
-        return getattr(importlib.import_module(OPS[self.op]), self.op)(**inputs, backend=backend)
+        """What the public op returns for `inputs` by `backend`, or the cache bytes it leaves."""
+        out = getattr(importlib.import_module(OPS[self.op]), self.op)(**inputs, backend=backend)
+        return inputs[self.mutates].pages if self.mutates else out
 
     def compare(self, inputs: Inputs, got: Any, want: Any) -> None:
         """Raises AssertionError where `got` is not `want`, the reference's result."""

@@ -1,8 +1,7 @@
-"""Rotary position embedding: pair i turns by the angle position * inv_freq[i].
+"""Rotary frequencies: inv_freq[i] = theta^(-2i/d), and how models stretch them over long contexts.
 
-(a_i, b_i) <- (a_i cos - b_i sin, b_i cos + a_i sin);  pairs are (x_2i, x_2i+1) interleaved, or
-(x_i, x_i+d/2) half-split.  RoPE: arXiv 2104.09864; linear scaling: arXiv 2306.15595; YaRN: arXiv
-2309.00071; "llama3": the rope_scaling of the Llama 3.1 checkpoints.
+Linear scaling: arXiv 2306.15595; YaRN: arXiv 2309.00071; "llama3": the rope_scaling of the Llama 3.1
+checkpoints.
 """
 
 import math
@@ -10,11 +9,8 @@ import math
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.ops.backend import choose
 
 KINDS = ("default", "linear", "yarn", "llama3")
-
-# ---------------------------------------------------------------- frequencies
 
 
 def rope_frequencies(
@@ -102,70 +98,3 @@ def _check_frequencies(
             f"rope_frequencies: original_max_position is {original_max_position}, and {kind} "
             "needs the context length before the rescaling; take it from the model's config"
         )
-
-
-# ---------------------------------------------------------------- reference
-
-
-def rope_reference(
-    x: torch.Tensor,
-    positions: torch.Tensor,
-    inv_freq: torch.Tensor,
-    *,
-    attention_factor: float = 1.0,
-    interleaved: bool,
-) -> torch.Tensor:
-    """The meaning of `rope`, in fp32.  [T, h, d] or [T, d], [T], [d/2] -> x's shape"""
-    x = x.float()
-    # float32(position) * inv_freq in fp32, rounding error included: what models are trained with
-    angles = positions.float()[:, None] * inv_freq.float()  # [T, d/2]
-    cos, sin = angles.cos() * attention_factor, angles.sin() * attention_factor
-    if x.ndim == 3:
-        cos, sin = cos[:, None], sin[:, None]  # [T, 1, d/2]
-    if interleaved:
-        a, b = x[..., 0::2], x[..., 1::2]
-        return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
-# ---------------------------------------------------------------- launch
-
-
-def rope(
-    x: torch.Tensor,
-    positions: torch.Tensor,
-    inv_freq: torch.Tensor,
-    *,
-    attention_factor: float = 1.0,
-    interleaved: bool,
-    backend: str = "auto",
-) -> torch.Tensor:
-    """(a_i, b_i) <- attention_factor * (a_i cos_i - b_i sin_i, b_i cos_i + a_i sin_i), all d dims.
-
-    x: [T, h, d] or [T, d] fp32/bf16/fp16.
-    positions: [T] int64 (or int32).
-    inv_freq: [d/2] fp32, from `rope_frequencies`.
-    attention_factor: on cos and sin (YaRN's).
-    interleaved: pairs (x_2i, x_2i+1), and the output stays interleaved; else (x_i, x_i+d/2).
-
-    Returns x's shape and dtype; angles and rotation are fp32, cast once (arXiv 2104.09864).
-    Raises BadInput where the shapes do not fit or the positions are not integers.
-    """
-    choose("rope", x, backend)
-    if x.ndim not in (2, 3) or not x.is_floating_point():
-        raise BadInput(f"rope: x is {tuple(x.shape)} {x.dtype}, want [T, h, d] or [T, d] floats")
-    if positions.shape != x.shape[:1] or positions.dtype not in (torch.int64, torch.int32):
-        raise BadInput(
-            f"rope: positions is {tuple(positions.shape)} {positions.dtype} for x "
-            f"{tuple(x.shape)}, want ({x.shape[0]},) int64, one position per row"
-        )
-    if inv_freq.ndim != 1 or 2 * inv_freq.shape[0] != x.shape[-1]:
-        raise BadInput(
-            f"rope: inv_freq is {tuple(inv_freq.shape)} for x {tuple(x.shape)}, want d/2 values "
-            "for d rotated dims; slice x to its rope dims first"
-        )
-    out = rope_reference(
-        x, positions, inv_freq, attention_factor=attention_factor, interleaved=interleaved
-    )
-    return out.to(x.dtype)

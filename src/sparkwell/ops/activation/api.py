@@ -1,20 +1,10 @@
-"""SwiGLU:  y = silu(gate) * up,  silu(g) = g * sigmoid(g)      (arXiv 2002.05202)."""
+"""Public activation: shapes checked, backend chosen, result in the input's dtype."""
 
 import torch
 
 from sparkwell.errors import BadInput
+from sparkwell.ops.activation.reference import swiglu_reference
 from sparkwell.ops.backend import choose
-
-# ---------------------------------------------------------------- reference
-
-
-def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
-    """The meaning of `swiglu`, in fp32.  [..., 2*I] -> [..., I]"""
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
-
-
-# ---------------------------------------------------------------- launch
 
 
 def swiglu(gate_up: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
@@ -25,10 +15,14 @@ def swiglu(gate_up: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
     Returns [..., I] in gate_up's dtype; the product is formed in fp32 and cast once.
     Raises BadInput for an odd or missing last dimension.
     """
-    choose("swiglu", gate_up, backend)
+    served_by = choose("swiglu", gate_up, backend, kernel=True)
     if gate_up.ndim == 0 or gate_up.shape[-1] % 2 or not gate_up.is_floating_point():
         raise BadInput(
             f"swiglu: gate_up is {tuple(gate_up.shape)} {gate_up.dtype}, "
             "want [..., 2*I] of a float type: the gate half, then the up half"
         )
-    return swiglu_reference(gate_up).to(gate_up.dtype)
+    if served_by == "reference":
+        return swiglu_reference(gate_up).to(gate_up.dtype)
+    from sparkwell.ops.activation.kernel import swiglu_rows
+
+    return swiglu_rows(gate_up)

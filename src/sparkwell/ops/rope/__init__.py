@@ -1,0 +1,7 @@
+"""Rotary position embedding and its frequencies."""
+
+from sparkwell.ops.rope.api import rope
+from sparkwell.ops.rope.frequencies import KINDS, rope_frequencies
+from sparkwell.ops.rope.reference import rope_reference
+
+__all__ = ["KINDS", "rope", "rope_frequencies", "rope_reference"]
