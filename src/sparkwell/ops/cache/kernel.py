@@ -104,11 +104,11 @@ def _gather_kernel(
     logical = position // page_size
     offset = position % page_size
     row = table_ptr + request.to(tl.int64) * stride_table
-    page = tl.load(row + logical, mask=logical < table_width, other=-1).to(tl.int64)
+    page = tl.load(row + tl.minimum(logical, table_width - 1)).to(tl.int64)
     inside = tl.arange(0, BLOCK)
     column = g * group + inside
     mask = (inside < group) & (column < count)
-    known = mask & (page >= 0) & (page < num_pages)
+    known = mask & (page >= 0) & (page < num_pages) & (logical < table_width)
     start = page_size * PLANE if PLANAR else PLANE
     at = in_ptr + page * page_stride + start + offset * TOKEN + column
     if FP8:
