@@ -108,7 +108,9 @@ def _gather_kernel(
     inside = tl.arange(0, BLOCK)
     column = g * group + inside
     mask = (inside < group) & (column < count)
-    known = mask & (page >= 0) & (page < num_pages) & (logical < table_width)
+    of_page = tl.zeros((BLOCK,), tl.int64) + page
+    of_table = tl.zeros((BLOCK,), tl.int64) + logical
+    known = mask & (of_page >= 0) & (of_page < num_pages) & (of_table < table_width)
     start = page_size * PLANE if PLANAR else PLANE
     at = in_ptr + page * page_stride + start + offset * TOKEN + column
     if FP8:
