@@ -48,7 +48,7 @@ class Costly:
 
 def bench(peers: Peers, clock: FakeClock | None = None) -> Bench:
     """A CPU with a small L2."""
-    rates = {"copy_gbs": 1000.0, "bf16_tflops": 100.0, "fp8_tflops": 200.0}
+    rates = {"copy_gbs": 1000.0, "read_gbs": 1000.0, "bf16_tflops": 100.0, "fp8_tflops": 200.0}
     return Bench(torch.device("cpu"), clock or FakeClock(), peers, 1 << 20, rates, {"gpu": "none"})
 
 

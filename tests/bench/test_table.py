@@ -28,7 +28,12 @@ def entry(**changes: Any) -> dict[str, Any]:
         "driver": "580",
         "torch": "2.11",
         "triton": "3.9.0",
-        "ceilings": {"copy_gbs": 4000.0, "bf16_tflops": 780.0, "fp8_tflops": 1400.0},
+        "ceilings": {
+            "copy_gbs": 4000.0,
+            "read_gbs": 4000.0,
+            "bf16_tflops": 780.0,
+            "fp8_tflops": 1400.0,
+        },
     }
     return values | changes
 

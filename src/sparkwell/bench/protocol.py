@@ -135,24 +135,24 @@ def _sample(values: list[float], graph: bool) -> Sample:
 
 
 def ceilings(clock: Clock, device: torch.device, size: int = 8192) -> dict[str, float]:
-    """What this GPU reaches: copy_gbs (bytes read and written), bf16_tflops, fp8_tflops.
+    """What this GPU reaches, each alone: copy_gbs (bytes read and written), read_gbs, and for a
+    large matrix product bf16_tflops, fp8_tflops.
 
     Where torch has no FP8 product for this GPU, that one is the BF16 rate.
     """
-    source = torch.randint(0, 255, (1 << 31,), dtype=torch.uint8, device=device)
+    source = torch.randint(0, 1 << 30, (1 << 29,), dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    calls: dict[str, list[Call]] = {
-        "copy": [lambda: target.copy_(source)],
-        "bf16": [lambda: a @ b],
-        "fp8": [_fp8_product(a, b)],
+    nbytes, flops = 4 * source.numel(), 2 * size**3
+    calls: dict[str, tuple[Call, float]] = {
+        "copy_gbs": (lambda: torch.bitwise_not(source, out=target), 2 * nbytes / 1e3),
+        "read_gbs": (source.sum, nbytes / 1e3),
+        "bf16_tflops": (lambda: a @ b, flops / 1e6),
+        "fp8_tflops": (_fp8_product(a, b), flops / 1e6),
     }
-    found = measure(calls, clock)
-    flops = 2 * size**3
     return {
-        "copy_gbs": round(2 * source.numel() / found["copy"].us / 1e3, 1),
-        "bf16_tflops": round(flops / found["bf16"].us / 1e6, 1),
-        "fp8_tflops": round(flops / found["fp8"].us / 1e6, 1),
+        name: round(work / measure({name: [call]}, clock)[name].us, 1)
+        for name, (call, work) in calls.items()
     }
 
 

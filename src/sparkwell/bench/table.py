@@ -43,8 +43,9 @@ def render(folder: Path) -> str:
         "A time is the median of 15 rounds of CUDA-graph replays, ours and the peers' in turn,",
         "over so many input sets that none is left in the L2. A kernel that is not its reference",
         "is not timed, nor is a peer whose result is not ours. The floor is the larger of two",
-        "quotients: the least bytes over the copy rate, and the operations over the rate of a",
-        "large matrix product, both measured in the same run. A ratio above 1: we are faster.",
+        "quotients: the least bytes over the better rate of a copy and a sum, and the operations",
+        "over the rate of a large matrix product, all measured in the same run. A ratio above 1:",
+        "we are faster.",
     ]
     for gpu in dict.fromkeys(entry["gpu"] for entry in kernels):
         text += _gpu(gpu, [entry for entry in kernels if entry["gpu"] == gpu])
@@ -65,7 +66,8 @@ def _gpu(gpu: str, entries: list[Entry]) -> list[str]:
         f"## {gpu}",
         "",
         f"Driver {last['driver']}, torch {last['torch']}, Triton {last['triton']}. Ceilings: copy "
-        f"{rates['copy_gbs']:.0f} GB/s, matrix product {rates['bf16_tflops']:.0f} TFLOP/s (BF16), "
+        f"{rates['copy_gbs']:.0f} GB/s, read {rates['read_gbs']:.0f}, matrix product "
+        f"{rates['bf16_tflops']:.0f} TFLOP/s (BF16), "
         f"{rates['fp8_tflops']:.0f} (FP8), of the newest row; each record has its own.",
     ]
     for op in dict.fromkeys(entry["op"] for entry in entries):

@@ -93,7 +93,7 @@ def _prefill(make: Maker, *, keys: int, heads: int, kv_heads: int, d: int) -> In
     return {
         "q": make.randn(keys, heads, d, dtype=torch.bfloat16),
         "k": make.randn(keys, kv_heads, d, dtype=torch.bfloat16),
-        "v": make.randn(keys, kv_heads, d, dtype=torch.bfloat16),
+        "v": make.randn(keys, kv_heads, d, dtype=torch.bfloat16, scale=0.25),
         "query_start": edges,
         "key_start": edges,
         "scale": d**-0.5,
