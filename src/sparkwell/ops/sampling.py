@@ -120,11 +120,26 @@ def sample_reference(
     uniforms: torch.Tensor,
 ) -> torch.Tensor:
     """The meaning of `sample`: rows one by one.  [B, V], B rows, B histories, [B] -> [B] int64"""
+    plain = SamplingRow(temperature=0.0)
+    if all(row == plain for row in rows):  # greedy: one wait for the device, not one a row
+        return _greedy(logits)
     ids = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     for i, (row, (prompt_ids, output_ids)) in enumerate(zip(rows, histories, strict=True)):
         x = adjusted_logits_reference(logits[i], row, prompt_ids, output_ids)
         ids[i] = x.argmax() if row.temperature == 0.0 else _inverse_cdf(x, float(uniforms[i]))
     return ids
+
+
+def _greedy(logits: torch.Tensor) -> torch.Tensor:
+    """Lowest id of each row's largest logits.  [B, V] -> [B] int64"""
+    x = logits.float()
+    largest = x.amax(-1, keepdim=True)
+    bad = largest[~torch.isfinite(largest)]
+    if len(bad):
+        _finite_maximum(bad)
+    # 1 at the largest, 0 elsewhere; torch's argmax promises no order among equals, so weigh them.
+    position = torch.arange(x.shape[-1], 0, -1, device=x.device)
+    return ((x == largest) * position).argmax(-1)
 
 
 def _inverse_cdf(x: torch.Tensor, u: float) -> torch.Tensor:
@@ -198,7 +213,7 @@ def sample(
     Returns [B] int64.  Probabilities and their sums are fp64 in the reference.
     Raises BadInput where the counts do not fit or a row cannot be sampled.
     """
-    choose("sample", logits, backend)
+    choose("sample", logits, backend, kernel=True)  # torch on any device
     counts = {len(rows), len(histories), *uniforms.shape}
     if logits.ndim != 2 or uniforms.ndim != 1 or counts != {len(logits)}:
         raise BadInput(
@@ -225,7 +240,7 @@ def logprobs(
     Returns logprob [B] fp32, top ids [B, top] int64 (likeliest first, ties: lower id) and their
     logprobs [B, top] fp32.  Raises BadInput where the shapes do not fit.
     """
-    choose("logprobs", logits, backend)
+    choose("logprobs", logits, backend, kernel=True)  # torch on any device
     if logits.ndim != 2 or ids.shape != logits.shape[:1] or not 0 <= top <= logits.shape[1]:
         raise BadInput(
             f"logprobs: logits is {tuple(logits.shape)}, ids {tuple(ids.shape)} and top {top}, "

@@ -1,9 +1,12 @@
-"""Linear layer: the weight's format decides the kernel; on CPU tensors the reference runs."""
+"""Linear layer: the weight's format decides the kernel; on CPU tensors the reference runs.
+
+On a GPU a float weight is multiplied by torch's own matrix product."""
 
 import torch
+from torch.nn import functional
 
-from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Weight
+from sparkwell.errors import BadInput, Unsupported
+from sparkwell.formats.weights import Fp8Block, Weight
 from sparkwell.ops.backend import choose
 from sparkwell.ops.linear.reference import linear_reference
 
@@ -18,9 +21,9 @@ def linear(
     bias: [N] or None.
 
     Returns [..., N] in x's dtype; products and sums are fp32, cast once.
-    Raises BadInput where the shapes do not fit.
+    Raises BadInput where the shapes do not fit, Unsupported for FP8 blocks on a GPU.
     """
-    choose("linear", x, backend)
+    served_by = choose("linear", x, backend, kernel=True)
     if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
         raise BadInput(
             f"linear: x is {tuple(x.shape)} and weight {tuple(weight.shape)}, "
@@ -31,4 +34,14 @@ def linear(
             f"linear: bias is {tuple(bias.shape)} for weight {tuple(weight.shape)}, "
             f"want ({weight.shape[0]},), one value per output"
         )
-    return linear_reference(x, weight, bias).to(x.dtype)
+    if served_by == "reference":
+        return linear_reference(x, weight, bias).to(x.dtype)
+    if isinstance(weight, Fp8Block):
+        raise Unsupported(
+            "linear",
+            f"x {list(x.shape)} on {x.device}, weight {list(weight.shape)} in FP8 blocks",
+            {"kernel": "multiplies float weights only"},
+            'load the model on the CPU, or pass backend="reference"',
+        )
+    bias = None if bias is None else bias.to(x.dtype)
+    return functional.linear(x, weight.to(x.dtype), bias)

@@ -2,8 +2,8 @@
 
 import torch
 
-from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Weight
+from sparkwell.errors import BadInput, Unsupported
+from sparkwell.formats.weights import Fp8Block, Weight
 from sparkwell.ops.backend import choose
 from sparkwell.ops.moe.reference import (
     experts_reference,
@@ -36,7 +36,7 @@ def route_sigmoid(
     Returns weights [T, topk] fp32 and ids [T, topk] int64, best first.
     Raises BadInput where shapes, dtype or counts do not fit.
     """
-    choose("route_sigmoid", logits, backend)
+    choose("route_sigmoid", logits, backend, kernel=True)  # torch on any device
     _check_router("route_sigmoid", logits, topk, n_group, topk_group)
     if bias.shape != logits.shape[1:]:
         raise BadInput(
@@ -76,7 +76,7 @@ def route_softmax(
     Returns weights [T, topk] fp32 and ids [T, topk] int64, best first.
     Raises BadInput where shapes, dtype or counts do not fit.
     """
-    choose("route_softmax", logits, backend)
+    choose("route_softmax", logits, backend, kernel=True)  # torch on any device
     _check_router("route_softmax", logits, topk, n_group, topk_group)
     return route_softmax_reference(
         logits,
@@ -107,11 +107,24 @@ def experts(
 
     Returns [T, h] in x's dtype; everything before the final cast is fp32, and only experts that
     some token names are read (dequantized).
-    Raises BadInput where the shapes do not fit or an id names no expert.
+    Raises BadInput where the shapes do not fit; the reference also where an id names no expert (a
+    kernel leaves it out).  Unsupported for FP8 blocks on a GPU.
     """
-    choose("experts", x, backend)
+    served_by = choose("experts", x, backend, kernel=True)
     _check_experts(x, ids, weights, gate_up, down)
-    return experts_reference(x, ids, weights, gate_up, down).to(x.dtype)
+    if served_by == "reference":
+        _check_ids(ids, gate_up.shape[0])
+        return experts_reference(x, ids, weights, gate_up, down).to(x.dtype)
+    if isinstance(gate_up, Fp8Block) or isinstance(down, Fp8Block):
+        raise Unsupported(
+            "experts",
+            f"x {list(x.shape)} on {x.device}, weights in FP8 blocks",
+            {"kernel": "multiplies float weights only"},
+            'load the model on the CPU, or pass backend="reference"',
+        )
+    from sparkwell.ops.moe.kernel import experts_rows
+
+    return experts_rows(x, ids, weights, gate_up, down)
 
 
 def _check_router(op: str, logits: torch.Tensor, topk: int, n_group: int, topk_group: int) -> None:
@@ -154,10 +167,13 @@ def _check_experts(
             f"experts: ids is {tuple(ids.shape)} and weights {tuple(weights.shape)} for x "
             f"{tuple(x.shape)}, want both [T, k]"
         )
+
+
+def _check_ids(ids: torch.Tensor, num_experts: int) -> None:
     if ids.numel():
         low, high = (int(bound) for bound in torch.aminmax(ids))
-        if low < 0 or high >= up_shape[0]:
+        if low < 0 or high >= num_experts:
             raise BadInput(
-                f"experts: ids range from {low} to {high}, want 0 to {up_shape[0] - 1}: "
-                f"there are {up_shape[0]} experts"
+                f"experts: ids range from {low} to {high}, want 0 to {num_experts - 1}: "
+                f"there are {num_experts} experts"
             )
