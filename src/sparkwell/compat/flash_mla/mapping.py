@@ -44,7 +44,7 @@ def sparse_decode(
             f"flash_mla_with_kvcache: indices is {shown(indices)}, want [{b}, {s_q}, topk]"
         )
     if topk_length is not None:
-        topk_length = topk_length[:, None].expand(b, s_q).flatten()
+        topk_length = topk_length[:, None].expand(b, s_q).flatten().contiguous()
     out, lse, _ = mla_sparse(
         q.flatten(0, 1),
         as_cache(k_cache, d),
@@ -80,7 +80,7 @@ def dense_decode(
         records = tokens.unflatten(0, (-1, h_k)).T.repeat(b, 1)
         requests = torch.arange(b * h_k, device=q.device) // h_k
         block_table = logical_to_physical(records, requests, block_table, page_size=page * h_k)
-        cache_seqlens = cache_seqlens[:, None].expand(b, h_k).flatten()
+        cache_seqlens = cache_seqlens[:, None].expand(b, h_k).flatten().contiguous()
     group = (b, h_k, s_q, h_q // h_k)
     rows, heads = group[2:] if causal else (1, s_q * group[3])
     starts = torch.arange(b * h_k + 1, device=q.device, dtype=torch.int32) * rows
