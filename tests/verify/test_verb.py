@@ -8,9 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sparkwell.cli import app
+from sparkwell.errors import Unsupported
+from sparkwell.hardware.targets import Target, target
 from sparkwell.ops.launch import interpreting
 from sparkwell.verify import __main__ as plain
 from sparkwell.verify import command, records
+from sparkwell.verify.case import Case
 from sparkwell.verify.check import Failure
 from sparkwell.verify.command import Options, Report
 from sparkwell.verify.run import Outcome
@@ -88,3 +91,25 @@ def test_running(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "FAILED rms_norm case as sm_121: too far off" in said
     monkeypatch.setattr(plain, "verify_run", lambda *_: [replace(bad, status="passed")])
     assert plain.main(["--run", "--json"]) == 0
+
+
+def test_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[str, set[str]]] = []
+
+    def run_cases(cases: list[Case], one: Target, *_: object) -> list[Outcome]:
+        runs.append((one.name, {case.size for case in cases}))
+        return []
+
+    monkeypatch.setattr(command, "target_here", lambda: target(90))
+    monkeypatch.setattr(command, "run_cases", run_cases)
+    notes: list[str] = []
+    command.verify_run(Options(ops=("norm",)), print, notes.append)
+    assert runs == [("sm_90", {"small", "model"})] and not notes
+    runs.clear()
+    command.verify_run(Options(("all",), ("norm",), small=True), print, notes.append)
+    names = [name for name, _ in runs]
+    assert names == ["sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121"]
+    assert {frozenset(sizes) for _, sizes in runs} == {frozenset({"small"})}
+    assert [note.split()[0] for note in notes] == ["sm_100", "sm_103"] and "TCGEN05" in notes[0]
+    with pytest.raises(Unsupported, match="TCGEN05"):
+        command.verify_run(Options(("sm_100",)), print, notes.append)

@@ -34,6 +34,7 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Compile for every case, not one a row.")
     ] = False,
+    small: Annotated[bool, typer.Option("--small", help="Run the small cases only.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
     record: Annotated[
         bool, typer.Option("--record", help="Append what was found to bench/records.")
@@ -48,7 +49,7 @@ def verify(
     except ImportError as error:  # Triton is for Linux only
         raise BadInput(f"verify needs Triton: {error}; install it where it exists") from None
 
-    wanted = Options(tuple(target or ()), tuple(op or ()), full, jobs or None)
+    wanted = Options(tuple(target or ()), tuple(op or ()), full, jobs or None, small)
     failed, records = (_run if run else _compile)(wanted, as_json)
     if record:
         from sparkwell.verify.records import append, surroundings

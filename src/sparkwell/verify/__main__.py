@@ -9,7 +9,7 @@ from sparkwell.verify import records
 from sparkwell.verify.command import Options, lines, run_lines, verify_compiled, verify_run
 from sparkwell.verify.run import FAILED, Outcome
 
-FLAGS = ("--full", "--json", "--list", "--run", "--record")
+FLAGS = ("--full", "--json", "--list", "--run", "--small", "--record")
 VALUES = ("--target", "--op", "--jobs", "--commit")
 USAGE = f"usage: python -m sparkwell.verify [{' | '.join(FLAGS)} | {' X | '.join(VALUES)} X]..."
 
@@ -37,7 +37,11 @@ def main(words: list[str]) -> int:
         print(f"{USAGE}\nnot understood: {error}", file=sys.stderr)
         return 2
     options = Options(
-        tuple(found.get("--target", ())), tuple(found.get("--op", ())), "--full" in found, jobs
+        targets=tuple(found.get("--target", ())),
+        ops=tuple(found.get("--op", ())),
+        full="--full" in found,
+        jobs=jobs,
+        small="--small" in found,
     )
     try:
         return (_run if "--run" in found else _compile)(options, found)

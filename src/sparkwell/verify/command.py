@@ -30,13 +30,15 @@ class Options:
     """What to verify.
 
     targets: names, or "all"; none: one a kind of tensor core.  ops: ops or folders; none: all.
-    full: every case; otherwise one case of each row.  A run takes every case but timed ones.
+    full: every case; otherwise one case of each row.  A run takes every case but timed ones;
+    small: the small ones only.
     """
 
     targets: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
     full: bool = False
     jobs: int | None = None
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def verify_run(
         raise Unsupported("verify --run", ", ".join(reasons), reasons, do)
     for name, why in reasons.items():
         note(f"{name} is not run: {why}")
-    cases = [case for case in cases_of(options.ops) if case.size != "timed"]
+    sizes = ("small",) if options.small else ("small", "model")
+    cases = [case for case in cases_of(options.ops) if case.size in sizes]
     outcomes: list[Outcome] = []
     for one in wanted:
         if one.name not in reasons:

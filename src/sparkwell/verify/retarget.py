@@ -200,7 +200,8 @@ def retargeted(name: str | int) -> Iterator[Target]:
     """
     here, wanted = target_here(), target(name)
     if wanted == here:
-        yield here
+        with as_target(here.sm):
+            yield here
         return
     if why := runs_here(wanted, here):
         raise _refused(f"code for {wanted.name} on {here.name}", why)

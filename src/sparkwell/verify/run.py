@@ -1,5 +1,6 @@
 """Runs cases on the GPU at hand, as its own code or another target's, against the references."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ class Outcome:
     rung: "ran" on a GPU of that target, "retargeted" on another.
     status: passed; failed; refused: the op does not serve it there; skipped: it does not fit this
     GPU.  detail: why, unless it passed.  rows: those that served it, as "op:row".
+    seconds: the reference's time included.
     """
 
     op: str
@@ -36,6 +38,7 @@ class Outcome:
     status: str
     detail: str = ""
     rows: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def run_cases(
@@ -55,9 +58,11 @@ def run_cases(
     rung = "ran" if target_here() == wanted else "retargeted"
     with retargeted(wanted.sm):
         for case in cases:
+            start = time.perf_counter()
             status, detail, rows = _run(case, wanted)
+            took = round(time.perf_counter() - start, 2)
             outcome = Outcome(
-                case.op, case.name, case.size, wanted.name, rung, status, detail, rows
+                case.op, case.name, case.size, wanted.name, rung, status, detail, rows, took
             )
             outcomes.append(outcome)
             if say is not None:
