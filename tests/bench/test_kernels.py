@@ -10,8 +10,9 @@ import torch
 
 from bench.fakes import FakeClock, bench, reference_as_kernel
 from sparkwell.bench.cases import LINES, Line
-from sparkwell.bench.kernels import run_line, run_lines, shown
+from sparkwell.bench.kernels import OURS, _entry, run_line, run_lines, shown
 from sparkwell.bench.peers import PEERS, PeerMissing, Peers
+from sparkwell.bench.protocol import Sample
 from sparkwell.errors import BadInput
 from sparkwell.verify.case import Case, Maker
 from sparkwell.verify.cases import speed
@@ -162,6 +163,16 @@ def test_the_record_says_all(loaders: Path, tmp_path: Path) -> None:
     assert entry["gbs"] == pytest.approx(line.case.timing.nbytes / 1e-3 / 1e9, abs=0.06)  # type: ignore[union-attr]
     assert entry["gpu"] == "none" and entry["ceilings"]["copy_gbs"] == 1000
     assert "want 1.7: missed" in shown(entry)
+
+
+def test_the_ratio_is_the_fastest_peers_time_over_ours(loaders: Path) -> None:
+    line = Line(small("mla_paged"), ("flash_mla_dense", "flashinfer_fa3"), 0.95)
+    peers = {"flash_mla_dense": Sample(3.0, 3.0, 3.0), "flashinfer_fa3": Sample(2.0, 2.0, 2.0)}
+    samples = {OURS: Sample(4.0, 4.0, 4.0), **peers}
+    entry = _entry(line, bench(Peers(loaders)), samples, {}, [], 2)
+    assert entry["ratio"] == 0.5
+    nbytes = 2 * (128 * 1152 + 8 * (1088 * 2 + 4))
+    assert entry["floor_us"] == pytest.approx(nbytes / 1000e9 * 1e6, abs=0.01)
 
 
 def test_a_wrong_kernel_is_not_timed(

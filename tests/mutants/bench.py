@@ -1,0 +1,21 @@
+"""Bugs in how times are taken, compared and written down."""
+
+TESTS = ["tests/bench", "-k", "not document_is_current"]  # a copy has no docs
+MUTANTS = [
+    ("bench/protocol.py", "COLD * l2_bytes /", "l2_bytes /"),
+    ("bench/protocol.py", "[:: 1 if i % 2 == 0 else -1]", "[::1]"),
+    ("bench/protocol.py", "/ times[name] / len(variants[name])", "/ times[name]"),
+    ("bench/protocol.py", "deciles[0], deciles[-1]", "deciles[-1], deciles[0]"),
+    ("bench/kernels.py", 'case.call(inputs, "reference"))', "got)"),
+    ("bench/kernels.py", "    if not agrees:", "    if False:"),
+    ("bench/kernels.py", "first | redraw(make, first) if redraw", "first if redraw"),
+    ("bench/kernels.py", "round(best / ours.us, 3)", "round(ours.us / best, 3)"),
+    ("bench/cases.py", '"h32": 1.1', '"h32": 1.0'),
+    ("bench/peers.py", "q[:, 0, :heads] = x", "q[:, 0, -heads:] = x"),
+    ("bench/peers.py", "y.contiguous() for", "y for"),
+    ("bench/soak.py", "wrong.add_(total != expected)", "wrong.add_(total == expected)"),
+    ("bench/soak.py", "* w).sum() for", ").sum() for"),
+    ("bench/soak.py", "own = request + number * n", "own = request"),
+    ("bench/soak.py", "work.check(static, work.run(static))", "work.run(static)"),
+    ("bench/table.py", 'entry["ratio"] >= entry["want"]', 'entry["ratio"] > 0'),
+]
