@@ -7,12 +7,11 @@ MAPPING, INTERFACE = (
 )
 MUTANTS = [
     (MAPPING, "(1, s_q * group[3])", "group[2:]"),
-    (MAPPING, "page_size=page * h_k", "page_size=page"),
-    (MAPPING, "unflatten(0, (-1, h_k)).T", "unflatten(0, (h_k, -1))"),
+    (MAPPING, "None] * (page * h_k)", "None] * page"),
+    (MAPPING, "unflatten(0, (page, h_k)).T", "unflatten(0, (h_k, page))"),
     (MAPPING, "dtype=torch.int32) * rows", "dtype=torch.int32)"),
     (MAPPING, "transpose(2, 3).flatten(1, 2)", "flatten(1, 2)"),
     (MAPPING, "topk_length[:, None].expand(b, s_q).flatten()", "topk_length.repeat(s_q)"),
-    (MAPPING, "device=q.device) // h_k", "device=q.device) % b"),
     (MAPPING, " or (page > 1 and strides[1] != last)", ""),
     (MAPPING, "sink=sink,", "sink=None,"),
     (MAPPING, "return result if out is None else out.copy_(result)", "return result"),

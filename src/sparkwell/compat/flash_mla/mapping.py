@@ -7,7 +7,6 @@ import torch
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.formats.kv import Record, latent_record
 from sparkwell.formats.paged import PagedCache
-from sparkwell.ops.indexer import logical_to_physical
 from sparkwell.ops.mla import mla_paged, mla_sparse
 from sparkwell.ops.ragged import shown
 
@@ -69,17 +68,17 @@ def dense_decode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One request per key head.  Rows that all see the same keys (not causal) count as heads."""
     b, s_q, h_q, d = q.shape
-    num_blocks, page, h_k = k_cache.shape[:3]
+    page, h_k = k_cache.shape[1:3]
     if h_q % h_k:
         raise BadInput(f"flash_mla_with_kvcache: {h_q} query heads over {h_k} key heads")
     if h_k == 1:
         pages = as_cache(k_cache, d)
     else:  # pages of one record; key head g of a block's token t is its record t * h_k + g
         pages = as_cache(_merged(k_cache), d)
-        tokens = torch.arange(block_table.shape[1] * page * h_k, device=q.device, dtype=torch.int32)
-        records = tokens.unflatten(0, (-1, h_k)).T.repeat(b, 1)
-        requests = torch.arange(b * h_k, device=q.device) // h_k
-        block_table = logical_to_physical(records, requests, block_table, page_size=page * h_k)
+        records = torch.arange(page * h_k, device=q.device).unflatten(0, (page, h_k)).T
+        # In int64: a block that does not exist stays one in records.
+        blocks = block_table.long()[:, None, :, None] * (page * h_k)
+        block_table = (blocks + records[:, None]).flatten(2).flatten(0, 1)
         cache_seqlens = cache_seqlens[:, None].expand(b, h_k).flatten().contiguous()
     group = (b, h_k, s_q, h_q // h_k)
     rows, heads = group[2:] if causal else (1, s_q * group[3])
