@@ -21,6 +21,8 @@ OPS: Mapping[str, str] = MappingProxyType(
         "mla_paged": "sparkwell.ops.mla",
         "mla_sparse": "sparkwell.ops.mla",
         "index_select": "sparkwell.ops.indexer",
+        "index_logits": "sparkwell.ops.indexer",
+        "index_logits_paged": "sparkwell.ops.indexer",
         "topk_select": "sparkwell.ops.indexer",
         "logical_to_physical": "sparkwell.ops.indexer",
         "cache_write": "sparkwell.ops.cache",

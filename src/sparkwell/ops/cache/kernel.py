@@ -1,8 +1,8 @@
 """Pack rows into pages, and read whole contexts back.
 
-FP8 groups:  scale = max(amax, floor) / 448, rounded up to a power of two where the record says so;
-code = e4m3(x / scale), nearest even.  The same bytes as the reference's: divisions are IEEE ones and
-the codes are made with integers, so GPUs without FP8 conversion write them too.
+FP8 groups:  scale = max(amax, floor) / 448, rounded up to a power of two where the record says
+so;  code = e4m3(x / scale), nearest even.  The same bytes as the reference's: divisions are IEEE
+ones and the codes are made with integers, so GPUs without FP8 conversion write them too.
 """
 
 import torch

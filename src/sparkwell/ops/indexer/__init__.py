@@ -1,7 +1,15 @@
 """Lightning indexer: scores every visible key, keeps the top-k positions of each query."""
 
-from sparkwell.ops.indexer.api import index_select, logical_to_physical, topk_select
+from sparkwell.ops.indexer.api import (
+    index_logits,
+    index_logits_paged,
+    index_select,
+    logical_to_physical,
+    topk_select,
+)
 from sparkwell.ops.indexer.reference import (
+    index_logits_paged_reference,
+    index_logits_reference,
     index_scores_reference,
     index_select_reference,
     logical_to_physical_reference,
@@ -10,6 +18,10 @@ from sparkwell.ops.indexer.reference import (
 )
 
 __all__ = [
+    "index_logits",
+    "index_logits_paged",
+    "index_logits_paged_reference",
+    "index_logits_reference",
     "index_scores_reference",
     "index_select",
     "index_select_reference",

@@ -47,6 +47,52 @@ def index_scores_reference(
     return scores if key_scales is None else scores * key_scales.float()
 
 
+def index_logits_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    weights: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    *,
+    key_scales: torch.Tensor | None = None,
+    width: int | None = None,
+) -> torch.Tensor:
+    """The meaning of `index_logits`.  -> fp32 [M, N or width]"""
+    scores = index_scores_reference(q, k, weights, key_scales=key_scales)
+    keys = torch.arange(len(k), device=q.device)
+    seen = (keys >= start[:, None]) & (keys < end[:, None])
+    scores = scores.masked_fill(~seen, -math.inf)
+    if width is None:
+        return scores
+    padded = torch.nn.functional.pad(scores, (0, 1), value=-math.inf)  # column N: no key
+    at = start[:, None].long() + torch.arange(width, device=q.device)
+    return padded.gather(1, at.clamp(0, len(k)))
+
+
+def index_logits_paged_reference(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    cache: PagedCache,
+    context_lens: torch.Tensor,
+    block_table: torch.Tensor,
+    *,
+    max_context_len: int,
+) -> torch.Tensor:
+    """The meaning of `index_logits_paged`.  -> fp32 [B * n, max_context_len]"""
+    (requests, rows, heads, _), lengths = q.shape, context_lens.tolist()
+    weights = weights.view(requests, rows, heads)
+    out = q.new_full((requests, rows, max_context_len), -math.inf, dtype=torch.float32)
+    for i, lens in enumerate(lengths):
+        length = min(max(lens, default=0), max_context_len)
+        if length <= 0:
+            continue
+        slots = context_slots("index_logits_paged", cache, block_table, i, 0, length)
+        scores = index_scores_reference(q[i], cache.read(slots), weights[i])
+        for j, n in enumerate(lens):
+            out[i, j, : max(0, min(n, length))] = scores[j, : max(0, min(n, length))]
+    return out.flatten(0, 1)
+
+
 def topk_select_reference(
     scores: torch.Tensor, visible: torch.Tensor, *, topk: int
 ) -> torch.Tensor:

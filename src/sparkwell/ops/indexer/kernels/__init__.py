@@ -1,0 +1,1 @@
+"""Triton kernels of the lightning indexer: scores, top-k, slots."""

@@ -1,0 +1,257 @@
+"""The indexer: scores ragged and paged, selection, exact top-k with its ties, slots."""
+
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from sparkwell.formats.kv import index_key_record
+from sparkwell.formats.paged import PagedCache
+from sparkwell.ops.indexer import index_scores_reference, quantize_index_query
+from sparkwell.verify.case import Case, Inputs, Maker
+
+NEAR = 2e-5  # scores this close, relative to the row's largest, may swap places
+
+
+def _e4m3(make: Maker, *shape: int) -> torch.Tensor:
+    return make.randn(*shape).clamp(-4, 4).to(torch.float8_e4m3fn)
+
+
+def _cache(
+    make: Maker, record: str, contexts: tuple[int, ...], page_size: int, d: int
+) -> tuple[PagedCache, torch.Tensor]:
+    """A cache whose unused bytes are NaN, and the table of its shuffled pages."""
+    needed = [-(-n // page_size) for n in contexts]
+    kind = index_key_record(record, scale="fp32", head_dim=d)
+    cache = PagedCache.allocate(kind, sum(needed) + 1, page_size, make.device)
+    table = make.tensor([[-1] * (max(needed) + 1)] * len(needed), torch.int32)
+    order, first = make.permutation(cache.num_pages), 0
+    if make.device.type != "meta":
+        cache.pages.fill_(0xFF)
+        for i, (count, keys) in enumerate(zip(needed, contexts, strict=True)):
+            pages = order[first : first + count]
+            table[i, :count] = pages.int()
+            first += count
+            position = torch.arange(keys, device=make.device)
+            slots = pages[position // page_size] * page_size + position % page_size
+            cache.write(slots, make.randn(keys, d))
+    return cache, table
+
+
+def _select(
+    make: Maker,
+    *,
+    queries: tuple[int, ...],
+    contexts: tuple[int, ...],
+    heads: int,
+    record: str,
+    topk: int,
+    page_size: int = 6,
+    d: int = 128,
+    hint: bool = False,
+) -> Inputs:
+    cache, table = _cache(make, record, contexts, page_size, d)
+    starts = list(accumulate(queries, initial=0))
+    inputs: Inputs = {
+        "q": make.randn(starts[-1], heads, d),
+        "weights": make.randn(starts[-1], heads),
+        "cache": cache,
+        "query_start": make.tensor(starts, torch.int32),
+        "context_lens": make.tensor(list(contexts), torch.int32),
+        "block_table": table,
+        "topk": topk,
+        "fp8_query": record == "fp8",
+    }
+    if hint:
+        inputs |= {"max_query_len": max(queries), "max_context_len": max(contexts)}
+    return inputs
+
+
+def _check_select(inputs: Inputs, got: torch.Tensor, want: torch.Tensor) -> None:
+    """The same keys, except that keys of nearly the same score may stand for each other."""
+    cache, table = inputs["cache"], inputs["block_table"]
+    starts, lens = inputs["query_start"].tolist(), inputs["context_lens"].tolist()
+    for i, keys in enumerate(lens):
+        rows = slice(starts[i], starts[i + 1])
+        position = torch.arange(keys, device=table.device)
+        slots = table[i].long()[position // cache.page_size] * cache.page_size
+        k = cache.read(slots + position % cache.page_size)
+        q, w = inputs["q"][rows], inputs["weights"][rows]
+        if inputs["fp8_query"]:
+            values, scales = quantize_index_query(q)
+            q, w = values.float(), w * scales
+        scores = index_scores_reference(q, k, w)
+        for row, (g, x) in enumerate(zip(got[rows].tolist(), want[rows].tolist(), strict=True)):
+            assert sum(n >= 0 for n in g) == sum(n >= 0 for n in x), f"row {row} of {i}: counts"
+            kept = [n for n in g if n >= 0]
+            assert kept == sorted(set(kept)), f"row {row} of {i}: not ascending, or twice"
+            assert all(n < 0 for n in g[len(kept) :]), f"row {row} of {i}: -1 in the middle"
+            ours, theirs = sorted(set(g) - set(x)), sorted(set(x) - set(g))
+            near = NEAR * float(scores[row].abs().max()) if keys else 0.0
+            gaps = [
+                abs(float(scores[row, a] - scores[row, b]))
+                for a, b in zip(ours, theirs, strict=True)
+            ]
+            assert all(gap <= near for gap in gaps), (
+                f"row {row} of {i}: {ours} for {theirs}, {gaps}"
+            )
+
+
+def _ragged(
+    make: Maker, *, rows: int, keys: int, heads: int, d: int, fp8: bool, width: int | None
+) -> Inputs:
+    start = make.randint(0, max(1, keys // 2), rows)
+    end = start + make.randint(-2, keys, rows)
+    draw = partial(_e4m3, make) if fp8 else make.randn
+    inputs: Inputs = {
+        "q": draw(rows, heads, d),
+        "k": draw(keys, d),
+        "weights": make.randn(rows, heads),
+        "start": start,
+        "end": end.clamp(max=keys) if make.device.type != "meta" else end,
+        "key_scales": make.randn(keys).abs() + 0.1 if fp8 else None,
+    }
+    return inputs | ({} if width is None else {"width": width})
+
+
+def _paged(
+    make: Maker, *, lens: tuple[tuple[int, ...], ...], heads: int, record: str, columns: int
+) -> Inputs:
+    contexts = tuple(max(n) for n in lens)
+    cache, table = _cache(make, record, contexts, 5, 64)
+    shape = (len(lens), len(lens[0]), heads, 64)
+    return {
+        "q": _e4m3(make, *shape) if record == "fp8" else make.randn(*shape),
+        "weights": make.randn(shape[0] * shape[1], heads),
+        "cache": cache,
+        "context_lens": make.tensor([list(n) for n in lens], torch.int32),
+        "block_table": table,
+        "max_context_len": columns,
+    }
+
+
+def _decode(make: Maker, *, requests: int, keys: int, heads: int) -> Inputs:
+    cache, table = _cache(make, "fp8", (keys,) * requests, 64, 128)
+    return {
+        "q": _e4m3(make, requests, 1, heads, 128),
+        "weights": make.randn(requests, heads),
+        "cache": cache,
+        "context_lens": make.tensor([[keys]] * requests, torch.int32),
+        "block_table": table,
+        "max_context_len": keys,
+    }
+
+
+def _scores(make: Maker, *, rows: int, columns: int, topk: int, kind: str) -> Inputs:
+    scores = make.randn(rows, columns)
+    if make.device.type != "meta" and columns:
+        if kind == "ties":
+            scores = (scores * 2).round() / 2
+            scores[:, ::7] = -0.0
+        if kind == "broken":
+            scores[0, ::2] = float("nan")
+            scores[1] = -float("inf")
+            scores[-1, 0] = float("inf")
+        if kind == "tiny":
+            scores *= 1e-40
+    visible = make.randint(-1, columns + 3, rows)
+    return {"scores": scores, "visible": visible, "topk": topk}
+
+
+def _slots(make: Maker, *, rows: int, topk: int, page_size: int) -> Inputs:
+    return {
+        "indices": make.randint(-1, 9 * page_size, rows, topk),
+        "request_of_token": make.randint(-1, 4, rows, dtype=torch.int64),
+        "block_table": make.randint(-1, 2**31 // page_size + 9, 3, 8),
+        "page_size": page_size,
+    }
+
+
+def _equal(inputs: Inputs, got: Any, want: Any) -> None:
+    wrong = (got != want.to(got.device)).nonzero()
+    assert not len(wrong), f"{len(wrong)} entries differ, first at {wrong[0].tolist()}"
+
+
+def _select_case(name: str, size: str = "small", **sizes: Any) -> Case:
+    return Case("index_select", name, partial(_select, **sizes), size, check=_check_select)
+
+
+def _topk_case(rows: int, columns: int, topk: int, kind: str, size: str = "small") -> Case:
+    make = partial(_scores, rows=rows, columns=columns, topk=topk, kind=kind)
+    return Case("topk_select", f"{kind}-{rows}x{columns}-top{topk}", make, size, check=_equal)
+
+
+def _ragged_case(name: str, size: str = "small", **sizes: Any) -> Case:
+    limits = (("indexer", "fp32"),)
+    return Case("index_logits", name, partial(_ragged, **sizes), size, limits)
+
+
+def _paged_case(name: str, size: str = "small", **sizes: Any) -> Case:
+    limits = (("indexer", "fp32"),)
+    return Case("index_logits_paged", name, partial(_paged, **sizes), size, limits)
+
+
+CASES: tuple[Case, ...] = (
+    _select_case("fp8", queries=(3, 1), contexts=(30, 41), heads=4, record="fp8", topk=8),
+    _select_case("few-keys", queries=(2, 2), contexts=(5, 2), heads=3, record="fp8", topk=8),
+    _select_case(
+        "rows-share-a-block",
+        queries=(5, 0, 2, 6),
+        contexts=(20, 3, 33, 19),
+        heads=32,
+        record="fp8",
+        topk=9,
+        hint=True,
+    ),
+    _select_case("bf16", queries=(3,), contexts=(37,), heads=5, record="bf16", topk=7, d=64),
+    _select_case("fp32", queries=(2, 1), contexts=(33, 9), heads=2, record="fp32", topk=5),
+    _ragged_case("fp8", rows=5, keys=70, heads=8, d=128, fp8=True, width=None),
+    _ragged_case("fp8-width", rows=5, keys=70, heads=32, d=64, fp8=True, width=40),
+    _ragged_case("fp32", rows=3, keys=33, heads=3, d=40, fp8=False, width=None),
+    _paged_case("fp8", lens=((7, 8), (33, 34), (0, 1)), heads=32, record="fp8", columns=40),
+    _paged_case("bf16", lens=((7,), (12,)), heads=3, record="bf16", columns=9),
+    _topk_case(4, 100, 10, "plain"),
+    _topk_case(4, 300, 64, "ties"),
+    _topk_case(4, 65, 40, "broken"),
+    _topk_case(3, 50, 80, "plain"),
+    _topk_case(3, 64, 20, "tiny"),
+    _topk_case(2, 5000, 70, "plain"),
+    _topk_case(0, 10, 3, "plain"),
+    Case(
+        "logical_to_physical", "pages", partial(_slots, rows=5, topk=300, page_size=7), check=_equal
+    ),
+    _select_case(
+        "glm5-decode",
+        "model",
+        queries=(1,) * 16,
+        contexts=(8192,) * 16,
+        heads=32,
+        record="fp8",
+        topk=2048,
+        page_size=64,
+        hint=True,
+    ),
+    _select_case(
+        "v32-prefill",
+        "model",
+        queries=(256,),
+        contexts=(8192,),
+        heads=64,
+        record="fp8",
+        topk=2048,
+        page_size=64,
+        hint=True,
+    ),
+    _ragged_case(
+        "prefill-h64", "model", rows=256, keys=4096, heads=64, d=128, fp8=True, width=None
+    ),
+    Case(
+        "index_logits_paged",
+        "decode-h32",
+        partial(_decode, requests=16, keys=4096, heads=32),
+        "model",
+        (("indexer", "fp32"),),
+    ),
+    _topk_case(64, 131072, 2048, "ties", "model"),
+)
