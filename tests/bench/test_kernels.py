@@ -21,8 +21,9 @@ CPU = torch.device("cpu")
 
 LOADERS = '''
 import torch
-from sparkwell.formats.kv import latent_record
+from sparkwell.formats.kv import index_key_record, latent_record
 from sparkwell.formats.paged import PagedCache
+from sparkwell.ops.indexer import index_logits_paged_reference, index_logits_reference
 from sparkwell.ops.attention.reference import attention_prefill_reference
 from sparkwell.ops.mla.reference import mla_paged_reference, mla_sparse_reference
 
@@ -87,6 +88,36 @@ def flashinfer_mla(backend, b, heads, seq_lens, page, sm_scale, kv_indices):
     return Wrapper()
 
 
+class deep_gemm:
+    """The same for DeepGEMM's."""
+
+    get_num_sms = staticmethod(lambda: 132)
+
+    @staticmethod
+    def get_paged_mqa_logits_metadata(lens, size, sms):
+        assert lens.ndim == 2 and size == 64 and sms == 132
+        return "plan"
+
+    @staticmethod
+    def fp8_fp4_mqa_logits(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, max_seqlen_k):
+        bounds = (cu_seq_len_k_start, cu_seq_len_k_end)
+        assert q[1] is None
+        return index_logits_reference(
+            q[0], kv[0], weights, *bounds, key_scales=kv[1], width=max_seqlen_k
+        )
+
+    @staticmethod
+    def fp8_fp4_paged_mqa_logits(q, pages, weights, lens, table, plan, width):
+        assert plan == "plan" and q[1] is None and pages.shape[2:] == (1, 132)
+        cache = PagedCache(index_key_record("fp8"), pages.shape[1], pages.reshape(len(pages), -1))
+        return index_logits_paged_reference(
+            q[0], weights, cache, lens, table, max_context_len=width
+        )
+
+    def __new__(cls):
+        return cls
+
+
 class vllm_c:
     @staticmethod
     def top_k_per_row_decode(scores, next_n, lens, out, rows, stride0, stride1, k):
@@ -110,18 +141,18 @@ def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Case, "call", reference_as_kernel)
 
 
-def small(op: str, **changes: Any) -> Case:
+def small(op: str) -> Case:
     """A line of the table, its sizes cut down."""
-    sizes = {"shape": (3, 8, 64), "tokens": 256}
     if op == "prefill":
         return speed._sparse_case("prefill-h8", 3, 8, 64, 256, "bf16")
     if op == "mla_sparse":
-        del sizes
         return speed._sparse_case("decode-h8", 3, 8, 64, 256, "fp8")
     if op == "mla_paged":
         return speed._dense_case(2, 8, 128)
     if op == "attention_prefill":
         return speed._prefill_case(48, 4, 2, 16)
+    if op.startswith("index"):
+        return speed._logits_case(op, 3, 4, 128)
     make = partial(speed._topk, rows=3, keys=4096)
     return Case(
         "topk_select", "small", make, check=speed._same_keys, timing=speed.Timing(0, 4 * 3 * 6144)
@@ -134,6 +165,8 @@ CASES = {
     "flash_mla_dense": "mla_paged",
     "flashinfer_fa2": "mla_paged",
     "flashinfer_fa3": "mla_paged",
+    "deep_gemm_prefill": "index_logits",
+    "deep_gemm_decode": "index_logits_paged",
     "fa3": "attention_prefill",
     "vllm_topk": "topk_select",
 }
@@ -148,7 +181,7 @@ def test_a_peer_is_called_with_what_our_op_gets(peer: str, loaders: Path) -> Non
 
 
 def test_no_adapter_is_left_out() -> None:
-    assert set(CASES) >= set(PEERS) - {"deep_gemm_prefill", "deep_gemm_decode"}
+    assert set(CASES) == set(PEERS)
 
 
 def test_the_record_says_all(loaders: Path, tmp_path: Path) -> None:

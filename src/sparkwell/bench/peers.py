@@ -205,6 +205,36 @@ def _fa3_prefill(attention: Any, inputs: Sequence[Inputs]) -> list[Call]:
     return [one(x) for x in inputs]
 
 
+def _deep_gemm_prefill(deep_gemm: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    def one(x: Inputs) -> Call:
+        keys = (x["k"], x["key_scales"])
+        bounds = {"cu_seq_len_k_start": x["start"], "cu_seq_len_k_end": x["end"]}
+        if hasattr(deep_gemm, "fp8_fp4_mqa_logits"):  # 2.8 and later
+            call, q = deep_gemm.fp8_fp4_mqa_logits, (x["q"], None)
+            bounds["max_seqlen_k"] = len(x["k"])
+        else:
+            call, q = deep_gemm.fp8_mqa_logits, x["q"]
+            bounds["clean_logits"] = False
+        return lambda: call(q, keys, x["weights"], **bounds)
+
+    return [one(x) for x in inputs]
+
+
+def _deep_gemm_decode(deep_gemm: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    def one(x: Inputs) -> Call:
+        cache, lens, q = x["cache"], x["context_lens"], x["q"]
+        size = cache.page_size
+        pages = cache.pages.view(cache.num_pages, size, 1, cache.record.nbytes)
+        plan = deep_gemm.get_paged_mqa_logits_metadata(lens, size, deep_gemm.get_num_sms())
+        call, width = getattr(deep_gemm, "fp8_fp4_paged_mqa_logits", None), x["max_context_len"]
+        batch = (pages, x["weights"], lens, x["block_table"], plan, width)
+        if call is None:
+            return lambda: deep_gemm.fp8_paged_mqa_logits(q, *batch)
+        return lambda: call((q, None), *batch)
+
+    return [one(x) for x in inputs]
+
+
 def _vllm_topk(ops: Any, inputs: Sequence[Inputs]) -> list[Call]:
     def one(x: Inputs) -> Call:
         scores, lens, k = x["scores"], x["visible"], x["topk"]
@@ -252,6 +282,8 @@ PEERS: dict[str, Peer] = {
     "flashinfer_fa3": Peer(
         "flashinfer_mla", partial(_flashinfer, backend="fa3"), _close, "FlashInfer fa3"
     ),
+    "deep_gemm_prefill": Peer("deep_gemm", _deep_gemm_prefill, _close, "DeepGEMM"),
+    "deep_gemm_decode": Peer("deep_gemm", _deep_gemm_decode, _close, "DeepGEMM"),
     "fa3": Peer("fa3", _fa3_prefill, _close, "FlashAttention 3"),
     "vllm_topk": Peer("vllm_c", _vllm_topk, _same_keys, "vLLM top_k_per_row"),
 }

@@ -9,7 +9,6 @@ import faulthandler
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -137,19 +136,21 @@ def attention_step(shape: Shape, device: torch.device, backend: str) -> Workload
         cache_write(latents, x["slots"], x["latents"], backend=backend)
         cache_write(keys, x["slots"], x["keys"], backend=backend)
         batch = (starts, x["lengths"], x["table"])
-        select = partial(index_select, topk=shape.topk, fp8_query=True, backend=backend)
-        positions = select(x["index_q"], x["weights"], keys, *batch)
+        positions = index_select(x["index_q"], x["weights"], keys, *batch, **options)
         slots = logical_to_physical(
             positions, request, x["table"], page_size=shape.page_size, backend=backend
         )
         out, lse, top = mla_sparse(x["q"], latents, slots, scale=0.0625, backend=backend)
         return {"positions": positions, "slots": slots, "out": out, "lse": lse, "max_logits": top}
 
+    options: dict[str, Any] = {"topk": shape.topk, "fp8_query": True, "backend": backend}
+    options |= {"max_query_len": 1, "max_context_len": shape.context}
+
     def check(x: Tensors, got: Tensors) -> None:
         _same_attention(latents, x["q"], got, None)
         batch = (starts, x["lengths"], x["table"])
-        options: dict[str, Any] = {"topk": shape.topk, "fp8_query": True, "backend": "reference"}
-        want = index_select(x["index_q"], x["weights"], keys, *batch, **options)
+        asked = options | {"backend": "reference"}
+        want = index_select(x["index_q"], x["weights"], keys, *batch, **asked)
         for mine, theirs in zip(got["positions"].tolist(), want.tolist(), strict=True):
             other = len(set(mine) ^ set(theirs))  # last bits of scores decide near ties
             assert other <= shape.topk // 256, f"{other // 2} of {shape.topk} keys differ"

@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
-from sparkwell.formats.kv import Record, latent_record
+from sparkwell.formats.kv import Record, index_key_record, latent_record
 from sparkwell.formats.paged import PagedCache
+from sparkwell.testing import cosine_gap
 from sparkwell.verify.case import Case, Inputs, Maker, Timing
 
 PAGE = 64
@@ -109,6 +110,54 @@ def _prefill_case(keys: int, heads: int, kv_heads: int, d: int) -> Case:
     return Case("attention_prefill", name, make, "timed", MLA_LIMITS, timing=timing)
 
 
+# ---------------------------------------------------------------- indexer
+
+INDEX_D = 128
+
+
+def _ragged_logits(make: Maker, *, rows: int, heads: int, keys: int) -> Inputs:
+    return {
+        "q": make.randn(rows, heads, INDEX_D, dtype=torch.float8_e4m3fn),
+        "k": make.randn(keys, INDEX_D, dtype=torch.float8_e4m3fn),
+        "weights": make.randn(rows, heads),
+        "start": torch.zeros(rows, dtype=torch.int32, device=make.device),
+        "end": torch.full((rows,), keys, dtype=torch.int32, device=make.device),
+        "key_scales": make.randn(keys).abs() + 0.5,
+    }
+
+
+def _paged_logits(make: Maker, *, requests: int, heads: int, keys: int) -> Inputs:
+    cache = filled(make, index_key_record("fp8"), requests * keys)
+    return {
+        "q": make.randn(requests, 1, heads, INDEX_D, dtype=torch.float8_e4m3fn),
+        "weights": make.randn(requests, heads),
+        "cache": cache,
+        "context_lens": torch.full((requests, 1), keys, dtype=torch.int32, device=make.device),
+        "block_table": make.permutation(cache.num_pages).int().view(requests, -1),
+        "max_context_len": keys,
+    }
+
+
+def _close_logits(inputs: Inputs, got: torch.Tensor, want: torch.Tensor) -> None:
+    """DeepGEMM's own limit on the whole, and no element far off."""
+    gap, far = cosine_gap(got, want), (got - want).abs().max() / want.std()
+    assert gap < 5e-6 and far < 1e-2, f"index logits: cosine gap {gap:.1e}, worst {far:.1e}"
+
+
+def _logits_case(op: str, rows: int, heads: int, keys: int) -> Case:
+    ragged = op == "index_logits"
+    record = INDEX_D + 4
+    each = rows * (heads * record + 4 * keys)  # a row's query, weights and logits
+    nbytes = each + record * keys * (1 if ragged else rows)
+    timing = Timing(2 * rows * keys * heads * INDEX_D, nbytes, math="fp8")
+    name = f"fp8-{rows}x{keys}-h{heads}"
+    if ragged:
+        make = partial(_ragged_logits, rows=rows, heads=heads, keys=keys)
+    else:
+        make = partial(_paged_logits, requests=rows, heads=heads, keys=keys)
+    return Case(op, name, make, "timed", check=_close_logits, timing=timing)
+
+
 # ---------------------------------------------------------------- top-k
 
 
@@ -147,6 +196,8 @@ CASES: tuple[Case, ...] = (
         for h in (16, 64, 128)
         for b, keys in ((1, 32768), (16, 8192), (64, 4096), (128, 4096))
     ),
+    *(_logits_case("index_logits", 4096, h, 1 << 15) for h in (32, 64)),
+    *(_logits_case("index_logits_paged", b, h, 1 << 15) for b in (16, 64) for h in (32, 64)),
     *(_topk_case(rows, keys) for rows, keys in ((64, 1 << 15), (64, 1 << 17), (16, 1 << 20))),
     _topk_case(4096, 1 << 15),
     *(_prefill_case(8192, 32, kv, 128) for kv in (8, 32)),
