@@ -10,7 +10,8 @@ with paths below src/sparkwell and texts that stand there once, and may have
 
     TESTS = ["tests/kernels", "-k", "norm"]
 
-the arguments pytest is given; the default is that, with the file's name.  Exits with 1 where a
+the arguments pytest is given; the default is that, with the file's name; and INTERPRET = False
+where they need a compiler, not Triton's interpreter.  Exits with 1 where a
 mutant survives, where its text is not found once, or where the tests fail without any mutant.
 """
 
@@ -51,10 +52,10 @@ def plant(root: Path, file: str, old: str, new: str) -> str | None:
     return None
 
 
-def passes(root: Path, tests: Sequence[str]) -> bool:
-    """Whether the tests pass on the copy."""
+def failure(root: Path, tests: Sequence[str], interpret: bool = True) -> str | None:
+    """How the tests fail on the copy: the end of what they print; None where they pass."""
     environment = os.environ | {
-        "TRITON_INTERPRET": "1",
+        "TRITON_INTERPRET": "1" if interpret else "0",
         "PYTHONPATH": str(root / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -64,16 +65,19 @@ def passes(root: Path, tests: Sequence[str]) -> bool:
             [*command, *tests], cwd=root, env=environment, capture_output=True, timeout=LIMIT
         )
     except subprocess.TimeoutExpired:
-        return False
-    if done.returncode not in (0, 1):  # 5: no test was chosen; 2 and up: none was run
-        text = done.stdout.decode() + done.stderr.decode()
-        if done.returncode == 2 and "error" in text.lower():
-            return False  # the mutant does not even import
-        raise SystemExit(f"pytest {' '.join(tests)} ended with {done.returncode}:\n{text[-2000:]}")
-    return done.returncode == 0
+        return "it never ends"
+    text = (done.stdout.decode() + done.stderr.decode())[-3000:]
+    if done.returncode > 2:  # 5: no test was chosen; 2: the mutant does not even import
+        raise SystemExit(f"pytest {' '.join(tests)} ended with {done.returncode}:\n{text}")
+    return text if done.returncode else None
 
 
-def survivors(name: str, mutants: Sequence[tuple[str, str, str]], tests: Sequence[str]) -> int:
+def survivors(
+    name: str,
+    mutants: Sequence[tuple[str, str, str]],
+    tests: Sequence[str],
+    interpret: bool = True,
+) -> int:
     """How many mutants of one file live, or are no mutants."""
     alive = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -81,18 +85,18 @@ def survivors(name: str, mutants: Sequence[tuple[str, str, str]], tests: Sequenc
         for part in ("src", "tests"):
             shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
-        if not passes(root, tests):
-            print(f"{name}: the tests fail without any mutant", flush=True)
-            return 1
+        if (text := failure(root, tests, interpret)) is not None:
+            print(f"{name}: the tests fail without any mutant:\n{text}", flush=True)
+            return len(mutants)
         for file, old, new in mutants:
             start = time.perf_counter()
             source = root / "src" / "sparkwell" / file
             before = source.read_text() if source.is_file() else ""
             why = plant(root, file, old, new)
             if why is None:
-                lives = passes(root, tests)
+                found = failure(root, tests, interpret)
                 source.write_text(before)
-                why = "SURVIVED" if lives else None
+                why = "SURVIVED" if found is None else None
             alive += why is not None
             took = time.perf_counter() - start
             print(f"{name}: {why or 'killed'} ({took:.0f} s): {file}: {new.strip()}", flush=True)
@@ -111,7 +115,7 @@ def main(names: Sequence[str]) -> int:
         module = load(path)
         tests = getattr(module, "TESTS", ["tests/kernels", "-k", path.stem])
         total += len(module.MUTANTS)
-        alive += survivors(path.stem, module.MUTANTS, tests)
+        alive += survivors(path.stem, module.MUTANTS, tests, getattr(module, "INTERPRET", True))
     print(f"{total - alive} of {total} mutants killed")
     return 1 if alive or not total else 0
 

@@ -34,18 +34,20 @@ def test_survivors_are_counted(
 ) -> None:
     """The tests are played by a look at the copied source."""
 
-    def passes(root: Path, tests: object) -> bool:
-        return "cols < d + 1" not in (root / "src" / "sparkwell" / KERNEL).read_text()
+    def failure(root: Path, *_: object) -> str | None:
+        bad = "cols < d + 1" in (root / "src" / "sparkwell" / KERNEL).read_text()
+        return "red" if bad else None
 
-    monkeypatch.setattr(run, "passes", passes)
+    monkeypatch.setattr(run, "failure", failure)
     killed = (KERNEL, "mask = cols < d", "mask = cols < d + 1")
     lives = (KERNEL, "mask = cols < d", "mask = cols <= d - 1")
     assert run.survivors("norm", [killed], []) == 0
     assert run.survivors("norm", [killed, lives, killed], []) == 1  # each on a fresh source
     assert run.survivors("norm", [(KERNEL, "not there", "x")], []) == 1
     assert "SURVIVED" in capsys.readouterr().out
-    monkeypatch.setattr(run, "passes", lambda *_: False)
-    assert run.survivors("norm", [killed], []) == 1  # red before any mutant
+    monkeypatch.setattr(run, "failure", lambda *_: "red")
+    assert run.survivors("norm", [killed, killed], []) == 2  # red before any mutant
+    assert "fail without any mutant:\nred" in capsys.readouterr().out
 
 
 def test_names() -> None:

@@ -9,9 +9,11 @@ from triton import knobs
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import interpreting
+from sparkwell.ops.schedule import HMMA
 from sparkwell.verify.compile import compiled
 from sparkwell.verify.matrix import cases_of, record, targets_named
 from sparkwell.verify.retarget import prepare, retargeted, rewrite, runs_here
+from verify import planted
 
 HEADER = ".version 9.4\n.target sm_121a\n.address_size 64\n"
 KERNEL = (
@@ -127,6 +129,13 @@ def test_preparing_compiles_the_other_targets_code(monkeypatch: pytest.MonkeyPat
     assert len(made) == 1 and ".target sm_90a" in made[0]
     assert knobs.runtime.override_arch is None
     assert knobs.runtime.add_stages_inspection_hook is None
+
+
+@pytest.mark.skipif(interpreting(), reason="kernels are interpreted here")
+def test_the_other_targets_shared_memory_is_the_limit() -> None:
+    large = planted.use(HMMA, 121, planted.Schedule(128, 256, 64, num_warps=8, num_stages=4)).unit
+    with pytest.raises(Unsupported, match=r"takes \d+ bytes of shared memory a block, sm_121 has"):
+        prepare(large, 90)
 
 
 def test_running_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,29 @@
+"""One-line bugs of the checks themselves: a check that lets something through."""
+
+TESTS = ["tests/verify/test_compile.py", "tests/verify/test_retarget.py"]
+TESTS += ["tests/verify/test_coverage.py", "tests/verify/test_verb.py"]
+TESTS += ["-k", "not the_documents_hold"]  # the copy has no documents
+INTERPRET = False
+CHECK, COMPILE, MATRIX = "verify/check.py", "verify/compile.py", "verify/matrix.py"
+RETARGET, RECORDS = "verify/retarget.py", "verify/records.py"
+MUTANTS = [
+    (CHECK, "abs(taken - formula) > SLACK", "taken - formula > SLACK"),
+    (CHECK, "SLACK = 1024", "SLACK = 1025"),
+    (CHECK, "taken > UNMODELLED", "taken > UNMODELLED << 8"),
+    (CHECK, "if result.shared > limit:", "if False:"),
+    (CHECK, "if result.spills:", "if result.spills < 0:"),
+    (CHECK, "stages > 1 and not any(", "stages > 1 and not all("),
+    (CHECK, "if stages > 1 and", "if stages > 3 and"),
+    (CHECK, "row.emits != NO_MMA and not", "row.emits == NO_MMA and not"),
+    (CHECK, "if len(mine) == len(targets) > 1:", "if len(mine) == len(targets) > 2:"),
+    (COMPILE, '_LOCAL = ("LDL", "STL")', '_LOCAL = ("LDLX", "STLX")'),
+    (COMPILE, "if built.error is not None:  # it", "if built.error == 1:  # it"),
+    (COMPILE, '"options": tuple(sorted(rest.items())),', '"options": (),'),
+    (MATRIX, "(id(row), one.sm) not in reached", "id(row) not in {r for r, _ in reached}"),
+    (MATRIX, 'sizes = ("model", "timed", "small")', 'sizes = ("small", "timed", "model")'),
+    (RETARGET, "if lacking:", "if lacking and False:"),
+    (RETARGET, 'if not before.startswith("@"):', "if True:"),
+    (RETARGET, "if taken > limit:", "if taken > limit << 9:"),
+    (RECORDS, "last[place] = not record.get(FAILED)", "last[place] = True"),
+    (RECORDS, "RUNGS.index(rung) >= RUNGS", "RUNGS.index(rung) <= RUNGS"),
+]
