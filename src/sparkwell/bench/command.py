@@ -53,7 +53,7 @@ def soaks(
             failures.append(f"{build.__name__}: {error}")
             say(f"FAILED {failures[-1]}")
             continue
-        entries.append(asdict(result) | surroundings(commit))
+        entries.append({"op": result.soak} | asdict(result) | surroundings(commit))
         say(
             f"{result.soak}: {result.replays} replays of {result.us_per_replay} us, "
             f"{result.mismatches} not bitwise equal, {result.distinct} distinct sets"
