@@ -103,9 +103,12 @@ def test_records_are_appended_and_read(tmp_path: Path) -> None:
     assert read(tmp_path) == [{"op": "rope"}, {"op": "swiglu"}]
     with pytest.raises(BadInput, match="its folder does not exist"):
         append([], tmp_path / "nowhere" / "verify.jsonl")
-    path.write_text('{"op": 1}\n[]\n')
-    with pytest.raises(BadInput, match=r"verify.jsonl:2 is no record"):
-        read(tmp_path)
+    path.write_text('{"soak": 1}\n{"op": "rope"}\n')
+    assert read(tmp_path) == [{"op": "rope"}]
+    for line in ("[]", "{"):
+        path.write_text('{"op": "rope"}\n' + line)
+        with pytest.raises(BadInput, match=r"verify.jsonl:2 is no JSON object"):
+            read(tmp_path)
 
 
 def test_the_table() -> None:

@@ -116,16 +116,20 @@ def append(records: Iterable[Record], path: Path = FILE) -> None:
 
 
 def read(folder: Path) -> list[Record]:
-    """Every record of a folder, file by file.  Raises BadInput for a line that is none."""
+    """Every record of a folder that is about an op, file by file.
+
+    Raises BadInput for a line that is no JSON object.
+    """
     records = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 record = json.loads(line)
-                record["op"]
-            except (ValueError, KeyError, TypeError):
-                raise BadInput(f"{path}:{number} is no record of an op: {line[:80]}") from None
-            records.append(record)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise BadInput(f"{path}:{number} is no JSON object: {line[:80]}")
+            records += [record] if "op" in record else []
     return records
 
 
