@@ -61,18 +61,19 @@ def test_demo_in_words() -> None:
     assert next(row for row in rows if "TTFT" in row).split()[-1] == "ms"
 
 
-def test_a_gpu_is_shown_and_said_to_be_idle() -> None:
+def test_a_gpu_is_shown_and_why_it_is_idle() -> None:
     target = SimpleNamespace(name="sm_121")
     gpu = SimpleNamespace(name="NVIDIA GB10", target=target, capability="12.1", memory_bytes=2**37)
     strange = SimpleNamespace(name="Next", target=None, capability="99.0", memory_bytes=None)
     machine = Machine((gpu, strange), "1", "13.0", "aarch64", "Linux", 20, 2**37, ())  # type: ignore[arg-type]
-    lines = _machine_lines(machine)
+    lines = _machine_lines(machine, "torch sees no NVIDIA GPU")
     assert lines[0] == "GPU    NVIDIA GB10 (sm_121, 128 GiB)"
     assert lines[1] == "GPU    Next (99.0)"
-    assert "not used: this version has no GPU kernels yet and computes on the CPU" in lines[2]
+    assert lines[2].strip() == "not used: torch sees no NVIDIA GPU"
     assert lines[3] == "CPU    aarch64, 20 cores, 128 GiB; computes in torch"
     none = Machine((), None, None, "x86_64", "Linux", 2, None, ("no driver",))
-    assert _machine_lines(none) == [
+    assert _machine_lines(machine, None)[2] == "CPU    aarch64, 20 cores, 128 GiB"
+    assert _machine_lines(none, "torch is built without CUDA") == [
         "GPU    none: no driver",
         "CPU    x86_64, 2 cores; computes in torch",
     ]

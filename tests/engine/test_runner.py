@@ -1,6 +1,7 @@
 """The packaged model through the real engine: paging, sharing and preempting change no text."""
 
 import pytest
+import torch
 
 from sparkwell import LLM, SamplingParams
 from sparkwell.engine.request import Output
@@ -93,8 +94,13 @@ def test_chat_answers(llm: LLM) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(Unsupported, match="gpu kernels: this version computes on the CPU only"):
-        LLM("bard", device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(
+            Unsupported, match=r"gpu kernels: torch .* (without CUDA|no NVIDIA GPU)"
+        ):
+            LLM("bard", device="cuda")
+    with pytest.raises(BadInput, match="device is 'tpu'; want auto, cpu, cuda or cuda:N"):
+        LLM("bard", device="tpu")
     with pytest.raises(BadInput, match="kv cache dtype is 'int3'; want one of auto, fp32"):
         LLM("bard", kv_cache_dtype="int3")
     with pytest.raises(BadInput, match="number of cache pages is 0; want at least 1"):

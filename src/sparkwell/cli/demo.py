@@ -30,12 +30,13 @@ def demo(
 ) -> None:
     """Write some text with the model in the package, and show what it took."""
     configure_logging()
+    from sparkwell.engine.device import gpu_refusal
     from sparkwell.engine.request import SamplingParams
     from sparkwell.hardware.probe import probe
 
     machine = probe()
     if not as_json:
-        write("\n".join(_machine_lines(machine)) + "\n\n")
+        write("\n".join(_machine_lines(machine, gpu_refusal())) + "\n\n")
     # One thread: the model's matrices are so small that threads would mostly wait for each other,
     # and on a busy machine for the scheduler.
     with open_model(MODEL, threads=1) as llm:
@@ -65,19 +66,21 @@ def demo(
         _print_table(figures)
 
 
-def _machine_lines(machine: "Machine") -> list[str]:
+def _machine_lines(machine: "Machine", refusal: str | None) -> list[str]:
+    """refusal: why the GPU is not used; None where it is."""
     lines = []
     for gpu in machine.gpus:
         target = gpu.capability if gpu.target is None else gpu.target.name
         memory = "" if gpu.memory_bytes is None else f", {gpu.memory_bytes / GIB:.0f} GiB"
         lines.append(f"GPU    {gpu.name} ({target}{memory})")
-    if machine.gpus:
-        lines.append("       not used: this version has no GPU kernels yet and computes on the CPU")
-    else:
+    if machine.gpus and refusal is not None:
+        lines.append(f"       not used: {refusal}")
+    if not machine.gpus:
         why = machine.problems[0] if machine.problems else "none was found"
         lines.append(f"GPU    none: {why}")
+    computes = "; computes in torch" if refusal is not None else ""
     memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / GIB:.0f} GiB"
-    lines.append(f"CPU    {machine.host_arch}, {machine.cpus} cores{memory}; computes in torch")
+    lines.append(f"CPU    {machine.host_arch}, {machine.cpus} cores{memory}{computes}")
     return lines
 
 

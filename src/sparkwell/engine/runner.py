@@ -5,15 +5,17 @@ from pathlib import Path
 
 import torch
 
+from sparkwell.engine.device import choose_device
 from sparkwell.engine.request import Request, Sampled
 from sparkwell.engine.scheduler import StepPlan
-from sparkwell.errors import BadInput, Unsupported
+from sparkwell.errors import BadInput
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.load import Model, load_model
 from sparkwell.ops.sampling import SamplingRow, logprobs, sample, uniform
 
 CACHE_DTYPES = ("fp32", "bf16", "fp8")
 CPU_CACHE_BYTES = 1 << 30  # what the caches take on a CPU where the caller names no size
+GPU_CACHE_SHARE = 0.8  # of the memory that the weights leave free; the rest is for activations
 
 
 class ModelRunner:
@@ -110,24 +112,17 @@ def build_runner(
 ) -> ModelRunner:
     """Load `folder` and give it caches.
 
-    device: "cpu", or "auto", which is the CPU until GPU kernels serve the models.
+    device: "cpu", "cuda", "cuda:N", or "auto": a GPU that the kernels serve, else the CPU.
     kv_cache_dtype: "fp32", "bf16", "fp8", or "auto": as wide as the model computes.
-    num_pages: None takes 1 GiB for all layers' caches, or one full context if that is less.
+    num_pages: None takes 1 GiB for all layers' caches on the CPU, and most of a GPU's free memory.
     """
-    device = "cpu" if device == "auto" else device
-    if torch.device(device).type != "cpu":
-        raise Unsupported(
-            "model runner",
-            f"device {device!r}",
-            {"gpu kernels": "this version computes on the CPU only"},
-            "leave --device out, or say --device cpu",
-        )
+    place = choose_device(device)
     if page_size < 1:
         raise BadInput(f"page size is {page_size}; want at least 1 token")
-    model = load_model(folder, dtype=dtype, device=device, progress=progress)
+    model = load_model(folder, dtype=dtype, device=place, progress=progress)
     cache_dtype = _cache_dtype(kv_cache_dtype, model)
     if num_pages is None:
-        num_pages = _default_pages(model, cache_dtype, page_size)
+        num_pages = _default_pages(model, cache_dtype, page_size, place)
     if num_pages < 1:
         raise BadInput(f"number of cache pages is {num_pages}; want at least 1")
     return ModelRunner(
@@ -136,7 +131,7 @@ def build_runner(
         page_size=page_size,
         cache_dtype=cache_dtype,
         eos_ids=eos_ids,
-        device=device,
+        device=place,
     )
 
 
@@ -146,9 +141,11 @@ def page_bytes(model: Model, cache_dtype: str, page_size: int) -> int:
     return sum(record.page_nbytes(page_size) for record in records if record is not None)
 
 
-def _default_pages(model: Model, cache_dtype: str, page_size: int) -> int:
-    affordable = CPU_CACHE_BYTES // page_bytes(model, cache_dtype, page_size)
-    return max(1, affordable)
+def _default_pages(model: Model, cache_dtype: str, page_size: int, device: torch.device) -> int:
+    affordable = CPU_CACHE_BYTES
+    if device.type == "cuda":
+        affordable = int(torch.cuda.mem_get_info(device)[0] * GPU_CACHE_SHARE)
+    return max(1, affordable // page_bytes(model, cache_dtype, page_size))
 
 
 def _cache_dtype(name: str, model: Model) -> str:

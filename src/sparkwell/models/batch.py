@@ -75,7 +75,10 @@ class Batch:
         table = [(list(s.pages) + [-1] * width)[:width] for s in spans]
 
         def tensor(values: object, dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+            made = torch.tensor(values, dtype=dtype)
+            if torch.device(device).type != "cuda":
+                return made.to(device)
+            return made.pin_memory().to(device, non_blocking=True)
 
         return Batch(
             token_ids=tensor(ids, torch.int64),
@@ -91,6 +94,16 @@ class Batch:
         )
 
     @property
+    def max_query_len(self) -> int:
+        """Rows of the longest share."""
+        return max(self.query_lens, default=0)
+
+    @property
+    def max_context_len(self) -> int:
+        """Keys of the longest context."""
+        return max(self.key_lens, default=0)
+
+    @property
     def num_requests(self) -> int:
         """B, the number of requests."""
         return len(self.query_lens)
@@ -99,7 +112,8 @@ class Batch:
         """[T] int64: the request each row belongs to."""
         lens = self.query_start.diff().to(torch.int64)
         order = torch.arange(self.num_requests, device=lens.device)
-        return torch.repeat_interleave(order, lens)
+        rows = sum(self.query_lens)  # known here: without it a GPU would be waited for
+        return torch.repeat_interleave(order, lens, output_size=rows)
 
     def select(self, requests: Sequence[int]) -> tuple[torch.Tensor, "Batch"]:
         """The rows of these requests, and the batch that holds them alone."""

@@ -92,6 +92,8 @@ class Indexer:
             batch.block_table,
             topk=self.config.topk,
             fp8_query=cache.record.fields[0].dtype == torch.float8_e4m3fn,
+            max_query_len=batch.max_query_len,
+            max_context_len=batch.max_context_len,
         )
 
 
@@ -163,6 +165,8 @@ class Attention:
                 part.block_table,
                 scale=self.scale,
                 d_v=self.latent,
+                max_query_len=part.max_query_len,
+                max_context_len=part.max_context_len,
             )
             out[rows] = self._unabsorb(o)
         if split.sparse is not None:
@@ -185,7 +189,9 @@ class Attention:
         self, q_nope: torch.Tensor, q_rope: torch.Tensor, part: Batch, cache: PagedCache
     ) -> torch.Tensor:
         """Attention over per-head keys and values, expanded from each context's latents."""
-        record, key_start = cache_gather(cache, part.context_lens, part.block_table)
+        record, key_start = cache_gather(
+            cache, part.context_lens, part.block_table, num_keys=sum(part.key_lens)
+        )
         c, k_rope = record.to(q_nope.dtype).split([self.latent, self.rope], -1)
         k_nope = torch.einsum("sc,hnc->shn", c, self.w_uk)
         k = torch.cat([k_nope, k_rope[:, None].expand(-1, self.heads, -1)], -1)

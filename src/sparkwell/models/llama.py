@@ -55,6 +55,8 @@ class Attention:
             num_kv_heads=c.num_kv_heads,
             scale=self.scale,
             window=self.window,
+            max_query_len=batch.max_query_len,
+            max_context_len=batch.max_context_len,
         )
         return linear(out.flatten(1), self.o)
 

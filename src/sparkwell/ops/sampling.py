@@ -247,4 +247,4 @@ def logprobs(
             "want [B, V], [B] and 0 <= top <= V"
         )
     _ids("ids", ids.tolist(), logits)
-    return logprobs_reference(logits, ids, top)
+    return logprobs_reference(logits, ids.to(logits.device), top)

@@ -77,8 +77,8 @@ def index_select(
             {"kernel": "multiplies e4m3 keys by e4m3 queries only"},
             'pass fp8_query=True, or backend="reference"',
         )
-    hints = {"max_query_len": max_query_len, "max_context_len": max_context_len}
-    return select_keys(q, weights, *batch, topk=topk, **hints)
+    bounds = (max_query_len, max_context_len)
+    return select_keys(q, weights, *batch, topk, *bounds)
 
 
 def topk_select(

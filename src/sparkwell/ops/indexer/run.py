@@ -126,7 +126,6 @@ def select_keys(
     query_start: torch.Tensor,
     context_lens: torch.Tensor,
     block_table: torch.Tensor,
-    *,
     topk: int,
     max_query_len: int | None,
     max_context_len: int | None,

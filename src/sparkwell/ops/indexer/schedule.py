@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sparkwell.hardware.targets import Feature, Target
+from sparkwell.hardware.targets import Target
 from sparkwell.ops.schedule import EVERY, HMMA, NO_MMA, Row
 
 
@@ -59,12 +59,11 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     return size * width * (max(16, heads * s.block_r) + s.block_n)
 
 
-_SOME = Feature.FP8_MMA_SYNC
 # fmt: off
 SCORES: tuple[Row, ...] = (
     #   name         rows keys operand  warps       targets
-    Row("exact",     Schedule(1, 32, "fp32", 4),    EVERY, lambda p: p.key == "fp32" or (p.key == "bf16" and not p.fp8), "fp32 or BF16 keys", HMMA),
-    Row("widened-4", Schedule(4, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and p.heads <= 32 and p.rows >= 4, "e4m3 operands, at most 32 heads, several rows a request", HMMA),
+    Row("exact",     Schedule(1, 16, "fp32", 4),    EVERY, lambda p: p.key == "fp32" or (p.key == "bf16" and not p.fp8), "fp32 or BF16 keys", HMMA),
+    Row("widened-4", Schedule(4, 64, "fp16", 8),    EVERY, lambda p: p.fp8 and p.heads <= 32 and p.rows >= 4, "e4m3 operands, at most 32 heads, several rows a request", HMMA),
     Row("widened",   Schedule(1, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", HMMA),
 )
 SELECT: tuple[Row, ...] = (
