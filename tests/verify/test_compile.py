@@ -32,12 +32,6 @@ from verify import planted
 pytestmark = pytest.mark.skipif(interpreting(), reason="kernels are interpreted here")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPARKWELL_CACHE_DIR", str(tmp_path))
-    return tmp_path
-
-
 def failures(*uses: Use) -> list[Failure]:
     return check(uses, build_all([use.unit for use in uses], jobs=1))
 
