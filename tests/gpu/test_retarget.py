@@ -1,6 +1,7 @@
 """Code of other targets on the GPU at hand: each emulation against fp64, and small cases."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import triton.language as tl
 from sparkwell.errors import Unsupported
 from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import interpreting
+from sparkwell.verify.case import Maker
 from sparkwell.verify.matrix import cases_of
 from sparkwell.verify.retarget import retargeted, runs_here, target_here
 from sparkwell.verify.run import FAILED, PASSED, run_cases
@@ -168,6 +170,15 @@ def test_the_other_targets_rows_and_code_are_what_runs() -> None:
             out, a, sa, a, sa, 1024, M=128, N=128, BK=512, FA="e4m3", FB="e4m3", PACK=1, VECTOR=32,
             num_stages=3,
         )  # fmt: skip
+
+
+def test_a_thread_that_chose_for_another_target_is_refused() -> None:
+    case = cases_of(["rms_norm"])[0]
+    inputs = case.make(Maker(torch.device("cuda")))
+    with retargeted("sm_80"), ThreadPoolExecutor(1) as pool:
+        done = pool.submit(case.call, inputs, "kernel")
+        with pytest.raises(Unsupported, match="code is for sm_80"):
+            done.result()
 
 
 def test_what_cannot_run_here_is_refused() -> None:

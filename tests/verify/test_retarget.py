@@ -8,6 +8,7 @@ from triton import knobs
 
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.hardware.targets import target
+from sparkwell.ops.device import as_target
 from sparkwell.ops.launch import interpreting
 from sparkwell.ops.schedule import HMMA
 from sparkwell.verify.compile import compiled
@@ -142,3 +143,12 @@ def test_running_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(BadInput, match="needs an NVIDIA GPU"), retargeted("sm_121"):
         pass
+
+
+@pytest.mark.skipif(interpreting(), reason="kernels are interpreted here")
+def test_a_choice_for_another_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a thread that `as_target` does not reach."""
+    unit = record(cases_of(["rms_norm"]), targets_named(["sm_121"])).uses[0].unit
+    monkeypatch.setattr("sparkwell.verify.retarget.as_target", lambda *_, **__: as_target(90))
+    with pytest.raises(Unsupported, match="code is for sm_121"):
+        prepare(unit, 90)

@@ -230,7 +230,7 @@ def prepare(unit: Unit, sm: int) -> None:
     if wanted == here:
         compiled(unit)
         return
-    with _lowering(wanted, here):
+    with as_target(wanted.sm, sms=1), _lowering(wanted, here):
         compiled(unit, sm)
 
 
@@ -246,7 +246,10 @@ def _hook(wanted: Target, here: Target) -> Callable[..., tuple[str, str] | None]
         language: Any = None,
         capability: Any = None,
     ) -> tuple[str, str] | None:
-        if backend is None:
+        if backend is None:  # asked before each launch
+            chosen = device_of(torch.device("cuda")).target
+            if chosen != wanted:  # `as_target` does not reach a thread that runs already
+                raise _refused(f"a kernel chosen for {chosen.name}", f"code is for {wanted.name}")
             return key, key
 
         def make_ptx(source: Any, metadata: dict[str, Any]) -> str:
