@@ -31,7 +31,7 @@ def gpu_refusal(index: int = 0) -> str | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`: "cpu", "cuda", "cuda:1", or "auto": a GPU that has kernels, or the CPU.
+    """The device `name`: "cpu", "cuda", "cuda:1", or "auto": a GPU that has kernels, or the CPU.
 
     Raises BadInput for another name, Unsupported with the reason where the GPU cannot be used.
     """

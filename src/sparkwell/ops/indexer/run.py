@@ -13,6 +13,8 @@ from sparkwell.ops.indexer.schedule import (
     SLOTS,
     Problem,
     SelectProblem,
+    padded,
+    select_shared,
     shared,
 )
 from sparkwell.ops.launch import launch
@@ -22,19 +24,19 @@ SCORE_BYTES = 256 << 20  # scores that exist at one time, whatever the context
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8"}
 
 
-def _choose(op: str, q: torch.Tensor, key: torch.dtype, rows: int) -> tuple[Choice, dict[str, int]]:
+def _choose(
+    op: str, q: torch.Tensor, key: torch.dtype, rows: int, paged: bool
+) -> tuple[Choice, dict[str, int]]:
     """The row and the constants that both score kernels share."""
     heads, d = q.shape[-2:]
     fp8 = key == q.dtype == torch.float8_e4m3fn
-    problem = Problem(rows, heads, d, KINDS.get(key, "fp16"), fp8)
+    problem = Problem(rows, heads, d, KINDS.get(key, "fp16"), fp8, paged)
     choice = pick(op, SCORES, problem, device_of(q.device).target, shared=shared)
     s = choice.schedule
-    padded = triton.next_power_of_2(heads)
-    block_r = max(s.block_r, triton.cdiv(16, padded))  # a matrix has 16 rows at least
-    block_r = triton.next_power_of_2(block_r)
+    block_r, heads, width = padded(problem, s)
     return choice, {
-        "WIDEN": s.operand == "fp16", "R": block_r, "HEADS": padded, "BLOCK_N": s.block_n,
-        "BLOCK_D": max(16, triton.next_power_of_2(d)),
+        "WIDEN": s.operand == "fp16", "R": block_r, "HEADS": heads, "BLOCK_N": s.block_n,
+        "BLOCK_D": width,
     }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def ragged_scores(
     q, k, weights = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, weights))
     rows, columns = len(q), len(k) if width is None else width
     out = torch.empty(rows, columns, dtype=torch.float32, device=q.device)
-    choice, constants = _choose("index_logits", q, k.dtype, rows)
+    choice, constants = _choose("index_logits", q, k.dtype, rows, False)
     if width is not None:
         constants["R"] = triton.cdiv(16, constants["HEADS"])  # rows of one tile start apart
         out.fill_(-float("inf"))
@@ -89,7 +91,7 @@ def paged_scores(
     q, weights = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, weights))
     field = cache.record.fields[0]
     out = torch.empty(len(q), columns, device=q.device) if out is None else out
-    choice, constants = _choose(op, q, field.dtype, rows_share)
+    choice, constants = _choose(op, q, field.dtype, rows_share, True)
     widen = bool(constants["WIDEN"])
     keys = cache.pages if widen else cache.pages.view(field.dtype)
     scales = cache.pages.view(torch.float32) if widen else keys
@@ -111,7 +113,9 @@ def select_columns(
     scores = scores if scores.stride(-1) == 1 else scores.contiguous()
     rows, columns = scores.shape
     out = torch.empty(rows, topk, dtype=torch.int32, device=scores.device)
-    choice = pick(op, SELECT, SelectProblem(columns, topk), device_of(scores.device).target)
+    target = device_of(scores.device).target
+    problem = SelectProblem(columns, topk)
+    choice = pick(op, SELECT, problem, target, shared=select_shared)
     launch(
         topk_kernel, (rows,), out, scores, visible, columns, topk, scores.stride(0),
         choice=choice, KEEP_ALL=keep_all, BLOCK=choice.schedule.block,

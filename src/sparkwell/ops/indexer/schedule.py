@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from sparkwell.hardware.targets import Target
-from sparkwell.ops.schedule import EVERY, HMMA, NO_MMA, Row
+from sparkwell.hardware.targets import Feature, Target, TensorPath
+from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, NO_MMA, UTCHMMA, Row
 
 
 @dataclass(frozen=True)
 class Problem:
     """rows: queries that share keys.  heads, d: of each.  key: "fp8", "bf16", "fp32".
 
-    fp8: whether queries and keys are both e4m3.
+    fp8: whether queries and keys are both e4m3.  paged: whether keys come from pages.
     """
 
     rows: int
@@ -18,6 +18,7 @@ class Problem:
     d: int
     key: str
     fp8: bool
+    paged: bool
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,44 @@ class SelectProblem:
     topk: int
 
 
+def padded(p: Problem, s: Schedule) -> tuple[int, int, int]:
+    """Rows a block takes, heads and width as powers of two; a matrix has 16 rows at least."""
+    heads, width = (1 << max(0, n - 1).bit_length() for n in (p.heads, p.d))
+    return max(s.block_r, -(-16 // heads)), heads, max(16, width)
+
+
 def shared(p: Problem, s: Schedule, target: Target) -> int:
-    """Bytes of shared memory a block takes: queries and keys as operands."""
-    size = {"fp8": 1, "fp16": 2, "fp32": 4}[s.operand]
-    heads = 1 << max(0, p.heads - 1).bit_length()
-    width = max(16, 1 << max(0, p.d - 1).bit_length())
-    return size * width * (max(16, heads * s.block_r) + s.block_n)
+    """Bytes of shared memory a block takes, as Triton 3.9 places the operands.
+
+    Matrix units that read shared memory hold the keys there; queries stay there where one block
+    serves several requests; mma.sync needs room to change layouts.
+    """
+    rows, heads, width = padded(p, s)
+    matrix = rows * heads
+    exact = s.operand == "fp32"
+    size = 8 if exact else 2  # exact: a high and a low part, 4 bytes each
+    query, keys = matrix * width * size, s.block_n * width * size
+    if target.tensor_path is not TensorPath.MMA_SYNC and matrix >= 64:
+        both = p.paged or target.tensor_path is TensorPath.TCGEN05
+        return keys + (query if both and not (exact and target.missing(Feature.WGMMA)) else 0)
+    if p.paged:
+        return query + 3072
+    return max(3072, matrix * width * 2 if exact else 1024 * s.num_warps)
 
 
+def select_shared(p: SelectProblem, s: Select, target: Target) -> int:
+    """Bytes of shared memory a block takes: two copies of the longest counts."""
+    return 2 * 4 * 2048
+
+
+HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"  # the wider the matrix, the newer the instruction
 # fmt: off
 SCORES: tuple[Row, ...] = (
     #   name         rows keys operand  warps       targets
-    Row("exact",     Schedule(1, 16, "fp32", 4),    EVERY, lambda p: p.key == "fp32" or (p.key == "bf16" and not p.fp8), "fp32 or BF16 keys", HMMA),
-    Row("widened-4", Schedule(4, 64, "fp16", 8),    EVERY, lambda p: p.fp8 and p.heads <= 32 and p.rows >= 4, "e4m3 operands, at most 32 heads, several rows a request", HMMA),
-    Row("widened",   Schedule(1, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", HMMA),
+    Row("exact-64",  Schedule(1, 16, "fp32", 8),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16") and p.heads > 32, "fp32 or BF16 keys, more than 32 heads", HMMA_ANY),
+    Row("exact",     Schedule(1, 16, "fp32", 4),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16"), "fp32 or BF16 keys", HMMA),
+    Row("widened-2", Schedule(2, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and 16 < p.heads <= 32 and p.rows >= 2, "e4m3 operands, 17 to 32 heads, several rows a request", HMMA_ANY),
+    Row("widened",   Schedule(1, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", HMMA_ANY),
 )
 SELECT: tuple[Row, ...] = (
     Row("block",  Select(2048, 8), EVERY, lambda p: p.topk <= 8192, "top-k of at most 8192", NO_MMA),

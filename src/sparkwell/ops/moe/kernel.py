@@ -1,4 +1,4 @@
-"""Experts with float weights, one token's expert a block row:  y = sum_j w_j down_j swiglu(gate_up_j x).
+"""Experts with float weights:  y = sum_j w_j down_j swiglu(gate_up_j x).
 
 Every (token, expert) pair multiplies by itself, in fp32, and a token's pairs are added in the order
 of its list: deterministic, the same in any batch, and memory-bound as a decode step is.

@@ -1,7 +1,7 @@
-"""Rotary frequencies: inv_freq[i] = theta^(-2i/d), and how models stretch them over long contexts.
+"""Rotary frequencies: inv_freq[i] = theta^(-2i/d), and how models stretch them for long contexts.
 
-Linear scaling: arXiv 2306.15595; YaRN: arXiv 2309.00071; "llama3": the rope_scaling of the Llama 3.1
-checkpoints.
+Linear scaling: arXiv 2306.15595; YaRN: arXiv 2309.00071; "llama3": the rope_scaling of the Llama
+3.1 checkpoints.
 """
 
 import math

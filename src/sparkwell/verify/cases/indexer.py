@@ -194,7 +194,9 @@ def _paged_case(name: str, size: str = "small", **sizes: Any) -> Case:
 
 CASES: tuple[Case, ...] = (
     _select_case("fp8", queries=(3, 1), contexts=(30, 41), heads=4, record="fp8", topk=8),
-    _select_case("few-keys", queries=(2, 2), contexts=(5, 2), heads=3, record="fp8", topk=8),
+    _select_case(
+        "few-keys", queries=(2, 2), contexts=(5, 2), heads=3, record="fp8", topk=8, hint=True
+    ),
     _select_case(
         "rows-share-a-block",
         queries=(5, 0, 2, 6),
@@ -208,6 +210,7 @@ CASES: tuple[Case, ...] = (
     _select_case("fp32", queries=(2, 1), contexts=(33, 9), heads=2, record="fp32", topk=5),
     _ragged_case("fp8", rows=5, keys=70, heads=8, d=128, fp8=True, width=None),
     _ragged_case("fp8-width", rows=5, keys=70, heads=32, d=64, fp8=True, width=40),
+    _ragged_case("fp32-64-heads", rows=2, keys=20, heads=40, d=128, fp8=False, width=None),
     _ragged_case("fp32", rows=3, keys=33, heads=3, d=40, fp8=False, width=None),
     _paged_case("fp8", lens=((7, 8), (33, 34), (0, 1)), heads=32, record="fp8", columns=40),
     _paged_case("bf16", lens=((7,), (12,)), heads=3, record="bf16", columns=9),
