@@ -130,6 +130,8 @@ def test_paged_logits(page, next_n, heads):
     same = deep_gemm.fp8_paged_mqa_logits(q, *arguments)
     later = v2_8.fp8_fp4_paged_mqa_logits((q, None), *arguments)
     low = deep_gemm.fp8_fp4_paged_mqa_logits((q, None), *arguments, logits_dtype=torch.bfloat16)
+    narrow = (kv_cache, weights.bfloat16(), *arguments[2:])
+    assert v2_8.fp8_fp4_paged_mqa_logits((q, None), *narrow).dtype == torch.bfloat16
     for row in range(3 * next_n):
         i, j = divmod(row, next_n)
         seen = int(lens[i, j])

@@ -1,10 +1,11 @@
 """One-line bugs of the functions that stand in for FlashMLA's and DeepGEMM's."""
 
-TESTS = ["tests/compat/test_flash_mla.py"]
+TESTS = ["tests/compat"]
 MAPPING, INTERFACE = (
     "compat/flash_mla/mapping.py",
     "compat/flash_mla/flash_mla_interface.py",
 )
+LOGITS, LATER, UTILS = (f"compat/deep_gemm/{name}.py" for name in ("logits", "v2_8", "utils"))
 MUTANTS = [
     (MAPPING, "(1, s_q * group[3])", "group[2:]"),
     (MAPPING, "None] * (page * h_k)", "None] * page"),
@@ -20,4 +21,15 @@ MUTANTS = [
     (INTERFACE, "if self.config != config:", "if False:"),
     (INTERFACE, "causal=causal, scale=scale, d_v=", "causal=False, scale=scale, d_v="),
     (INTERFACE, "(head_dim_qk, 2 * head_dim_qk), dim=-1", "3, dim=-1"),
+    (LOGITS, "key_scales=kv[1]", "key_scales=None"),
+    (LOGITS, "width=max_seqlen_k or None", "width=None"),
+    (LOGITS, "if max_seqlen_k and clean_logits:", "if False:"),
+    (
+        LATER,
+        "context_len,\n        logits_dtype=weights.dtype",
+        "context_len,\n        logits_dtype=None",
+    ),
+    (UTILS, "x * (1.0 / scales)", "x / scales"),
+    (UTILS, "torch.where(codes == 8, 0, codes)", "codes"),
+    (UTILS, "floor=AMAX_FLOOR", "floor=0.0"),
 ]
