@@ -146,7 +146,7 @@ def ceilings(clock: Clock, device: torch.device, size: int = 8192) -> dict[str, 
     nbytes, flops = 4 * source.numel(), 2 * size**3
     calls: dict[str, tuple[Call, float]] = {
         "copy_gbs": (lambda: torch.bitwise_not(source, out=target), 2 * nbytes / 1e3),
-        "read_gbs": (source.sum, nbytes / 1e3),
+        "read_gbs": (source.view(torch.float32).sum, nbytes / 1e3),
         "bf16_tflops": (lambda: a @ b, flops / 1e6),
         "fp8_tflops": (_fp8_product(a, b), flops / 1e6),
     }

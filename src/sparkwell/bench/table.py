@@ -61,12 +61,13 @@ def _gpu(gpu: str, entries: list[Entry]) -> list[str]:
         key=lambda entry: order.index((entry["op"], entry["case"])),
     )
     rates = last["ceilings"]
+    memory = max(rates["copy_gbs"], rates["read_gbs"])
     text = [
         "",
         f"## {gpu}",
         "",
-        f"Driver {last['driver']}, torch {last['torch']}, Triton {last['triton']}. Ceilings: copy "
-        f"{rates['copy_gbs']:.0f} GB/s, read {rates['read_gbs']:.0f}, matrix product "
+        f"Driver {last['driver']}, torch {last['torch']}, Triton {last['triton']}. Ceilings: "
+        f"memory {memory:.0f} GB/s, matrix product "
         f"{rates['bf16_tflops']:.0f} TFLOP/s (BF16), "
         f"{rates['fp8_tflops']:.0f} (FP8), of the newest row; each record has its own.",
     ]
