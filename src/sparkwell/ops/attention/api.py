@@ -36,9 +36,10 @@ def attention_prefill(
 
     Returns out [T, Hq, dv] in q's dtype, lse [T, Hq] fp32, natural log; a row that sees no key
     has out 0 and lse +inf.  A NaN among a request's keys may reach all its rows, no other's.
-    Raises BadInput where shapes do not fit or the starts do not cover the rows.
+    Raises BadInput where shapes do not fit or the starts do not cover the rows; a kernel reads no
+    value to raise, and no row out of bounds.
     """
-    choose("attention_prefill", q, backend)
+    served_by = choose("attention_prefill", q, backend, kernel=True)
     _check_heads("attention_prefill", q, k.shape[1] if k.ndim == 3 else 0, sink)
     if k.ndim != 3 or k.shape[2] != q.shape[2] or v.ndim != 3 or v.shape[:2] != k.shape[:2]:
         raise BadInput(
@@ -53,6 +54,12 @@ def attention_prefill(
             f"{shown(key_start)}; want [B+1] both"
         )
     _check_window("attention_prefill", window, causal)
+    if served_by == "kernel":
+        from sparkwell.ops.attention.kernels.prefill import prefill
+
+        return prefill(
+            q, k, v, query_start, key_start, scale=scale, causal=causal, window=window, sink=sink
+        )
     out, lse = attention_prefill_reference(
         q, k, v, query_start, key_start, scale=scale, causal=causal, window=window, sink=sink
     )
@@ -70,6 +77,8 @@ def attention_paged(
     scale: float,
     window: int | None = None,
     sink: torch.Tensor | None = None,
+    max_query_len: int | None = None,
+    max_context_len: int | None = None,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out = softmax(scale q k^T) v, causal, keys and values from a paged cache (arXiv 2309.06180).
@@ -81,11 +90,14 @@ def attention_paged(
     block_table: [B, P] int32, physical page of each logical page; entries past the last page, or
     wholly before the window, are not looked at.
     scale, window, sink: as for `attention_prefill`.
+    max_query_len, max_context_len: bounds of a request's rows and keys, where the host knows them;
+        a kernel shares its work out by them, the result is the same.
 
     Returns out [T, Hq, d] in q's dtype, lse [T, Hq] fp32, natural log; no key: 0 and +inf.
-    Raises BadInput where shapes do not fit, starts do not cover q, or a needed page is missing.
+    Raises BadInput where shapes do not fit, starts do not cover q, or a needed page is missing;
+    a kernel reads no value to raise: it skips the keys of a missing page.
     """
-    choose("attention_paged", q, backend)
+    served_by = choose("attention_paged", q, backend, kernel=True)
     _check_heads("attention_paged", q, num_kv_heads, sink)
     if cache.record.width != 2 * num_kv_heads * q.shape[2]:
         raise BadInput(
@@ -95,6 +107,22 @@ def attention_paged(
         )
     check_batch("attention_paged", query_start, context_lens, block_table)
     _check_window("attention_paged", window, causal=True)
+    if served_by == "kernel":
+        from sparkwell.ops.attention.kernels.paged import attend_paged
+
+        return attend_paged(
+            q,
+            cache,
+            query_start,
+            context_lens,
+            block_table,
+            num_kv_heads=num_kv_heads,
+            scale=scale,
+            window=window,
+            sink=sink,
+            max_query_len=max_query_len,
+            max_context_len=max_context_len,
+        )
     out, lse = attention_paged_reference(
         q,
         cache,
