@@ -28,6 +28,7 @@ def entry(**changes: Any) -> dict[str, Any]:
         "driver": "580",
         "torch": "2.11",
         "triton": "3.9.0",
+        "commit": "abc",
         "ceilings": {
             "copy_gbs": 4000.0,
             "read_gbs": 4000.0,

@@ -45,7 +45,16 @@ def render(folder: Path) -> str:
         "is not timed, nor is a peer whose result is not ours. The floor is the larger of two",
         "quotients: the least bytes over the better rate of a copy and a sum, and the operations",
         "over the rate of a large matrix product, all measured in the same run. A ratio above 1:",
-        "we are faster.",
+        "we are faster. `case@sm_121` is that target's own code, run on this GPU.",
+        "",
+        "```sh",
+        "sparkwell bench kernels --op mla --peers loaders.py --out bench/records/kernels.jsonl",
+        "sparkwell bench soak --out bench/records/soak.jsonl",
+        "sparkwell bench table --write docs/speed.md",
+        "```",
+        "",
+        "Peers are the installed packages, or what a file of loaders gives: see",
+        "`src/sparkwell/bench/peers.py`.",
     ]
     for gpu in dict.fromkeys(entry["gpu"] for entry in kernels):
         text += _gpu(gpu, [entry for entry in kernels if entry["gpu"] == gpu])
@@ -69,21 +78,26 @@ def _gpu(gpu: str, entries: list[Entry]) -> list[str]:
         f"Driver {last['driver']}, torch {last['torch']}, Triton {last['triton']}. Ceilings: "
         f"memory {memory:.0f} GB/s, matrix product "
         f"{rates['bf16_tflops']:.0f} TFLOP/s (BF16), "
-        f"{rates['fp8_tflops']:.0f} (FP8), of the newest row; each record has its own.",
+        f"{rates['fp8_tflops']:.0f} (FP8), of the newest row; each record has its own. "
+        f"Commits: {', '.join(dict.fromkeys(str(entry['commit']) for entry in entries))}. "
+        f"**{_goals(entries)}**",
     ]
     for op in dict.fromkeys(entry["op"] for entry in entries):
         mine = [entry for entry in entries if entry["op"] == op]
-        met = sum(_met(entry) is True for entry in mine)
-        judged = sum(_met(entry) is not None for entry in mine)
         text += [
             "",
-            f"### {OURS_WORDS.get(op, op)} (`{op}`): {met} of {judged} goals met",
+            f"### {OURS_WORDS.get(op, op)} (`{op}`): {_goals(mine)}",
             "",
             "| case | us | 10-90 % | GB/s | TFLOP/s | of the floor | beside, us | ratio | goal | |",
             "|---|---|---|---|---|---|---|---|---|---|",
             *(_row(entry) for entry in mine),
         ]
     return text
+
+
+def _goals(entries: list[Entry]) -> str:
+    met = [_met(entry) for entry in entries]
+    return f"{met.count(True)} of {len(met) - met.count(None)} goals met"
 
 
 def _met(entry: Entry) -> bool | None:
