@@ -30,6 +30,9 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("attention", "half"): Tolerance(8e-3, 3 / 128, 2e-5),
     ("lse", "fp32"): Tolerance(1e-6, 8.01 / 65536, 1e-7),
     ("indexer", "fp32"): Tolerance(1e-5, 1e-5, 1e-9),
+    # Scores of FP8 operands are sums over heads of size 50 to 100 that cancel; 5e-6 is the bound
+    # of DeepGEMM's own tests on 1 - cosine, twice this gap.
+    ("indexer", "fp8"): Tolerance(5e-4, 1e-5, 2.5e-6),
     ("logits", "fp32"): Tolerance(1e-4, 0.0, 1e-8),
 }
 

@@ -183,12 +183,12 @@ def _topk_case(rows: int, columns: int, topk: int, kind: str, size: str = "small
 
 
 def _ragged_case(name: str, size: str = "small", **sizes: Any) -> Case:
-    limits = (("indexer", "fp32"),)
+    limits = (("indexer", "fp8" if sizes["fp8"] else "fp32"),)
     return Case("index_logits", name, partial(_ragged, **sizes), size, limits)
 
 
 def _paged_case(name: str, size: str = "small", **sizes: Any) -> Case:
-    limits = (("indexer", "fp32"),)
+    limits = (("indexer", "fp8" if sizes["record"] == "fp8" else "fp32"),)
     return Case("index_logits_paged", name, partial(_paged, **sizes), size, limits)
 
 
@@ -254,7 +254,7 @@ CASES: tuple[Case, ...] = (
         "decode-h32",
         partial(_decode, requests=16, keys=4096, heads=32),
         "model",
-        (("indexer", "fp32"),),
+        (("indexer", "fp8"),),
     ),
     _topk_case(64, 131072, 2048, "ties", "model"),
 )
