@@ -43,6 +43,11 @@ class PrefillProblem:
     windowed: bool
 
     @property
+    def width(self) -> int:
+        """Of the wider of keys and values."""
+        return max(self.keys, self.values)
+
+    @property
     def whole(self) -> bool:
         """Whether keys and values are one tile wide each."""
         return _is_power(self.keys) and _is_power(self.values)
@@ -57,6 +62,11 @@ class PrefillSchedule:
     num_warps: int
     num_stages: int
     specialize: bool = False
+
+
+def _exact(width: int) -> Callable[[Any], bool]:
+    """fp32 products of heads no wider than this."""
+    return lambda p: p.exact and p.width <= width
 
 
 def _holds(keys: int, values: int) -> Callable[[PrefillProblem], bool]:
@@ -89,8 +99,10 @@ def _unwindowed(p: PrefillProblem) -> bool:
 # fmt: off
 PREFILL: tuple[Row, ...] = (
     #   name           schedule                               targets     serves
-    Row("exact",       PrefillSchedule(16, 16, 4, 1),         EVERY,      lambda p: p.exact,
-        "fp32, mixed types or rows off 16-byte steps", NO_MMA),
+    Row("exact",       PrefillSchedule(16, 32, 4, 1),         EVERY,      _exact(192),
+        "fp32, mixed types or rows off 16-byte steps, width <= 192", NO_MMA),
+    Row("exact-wide",  PrefillSchedule(16, 16, 4, 1),         EVERY,      _exact(256),
+        "fp32, mixed types or rows off 16-byte steps, width <= 256", NO_MMA),
     Row("roles",       PrefillSchedule(128, 128, 4, 2, True), WGMMA,      _unwindowed,
         "tensors the copy engine reads, over 64 rows, widths <= 192, 128, no window", HGMMA,
         measured_on="h200-2026-11-21#attention_prefill/8192"),
@@ -140,7 +152,7 @@ def _in_flight(schedule: Any, target: Target) -> int:
 
 def _weights(schedule: Any, values: int, target: Target) -> int:
     """Weights go through shared memory where mma.sync's two products share rows unlike."""
-    unlike = values != schedule.block_n and _is_power(values)
+    unlike = values > 64 and _is_power(values)
     shared = target.sm in MMA_SYNC and schedule.block_m <= 64 and unlike
     return schedule.block_m * schedule.block_n * 2 if shared else 0
 
@@ -177,6 +189,10 @@ def _serves(rows: int | None, width: int) -> Callable[[PagedProblem], bool]:
     return lambda p: not p.exact and p.width <= width and few(p)
 
 
+def _fp8_chunk(p: PagedProblem) -> bool:
+    return _serves(None, 256)(p) and p.fp8
+
+
 def _whole_chunk(p: PagedProblem) -> bool:
     return _serves(None, 128)(p) and _is_power(p.width)
 
@@ -192,8 +208,10 @@ def _plain_few(p: PagedProblem) -> bool:
 # fmt: off
 PAGED: tuple[Row, ...] = (
     #   name           schedule                               targets     serves
-    Row("exact",       PagedSchedule(16, 16, 4, 1),           EVERY,      lambda p: p.exact,
-        "fp32, mixed types or rows off 16-byte steps", NO_MMA),
+    Row("exact",       PagedSchedule(16, 32, 8, 1),           EVERY,      _exact(128),
+        "fp32, mixed types or rows off 16-byte steps, width <= 128", NO_MMA),
+    Row("exact-wide",  PagedSchedule(16, 16, 4, 1),           EVERY,      _exact(256),
+        "fp32, mixed types or rows off 16-byte steps, width <= 256", NO_MMA),
     Row("decode",      PagedSchedule(16, 128, 4, 3),          LARGE,      _typed_few,
         "rows <= 16, width <= 128, no fp8 as bytes", HMMA,
         measured_on="h200-2026-11-21#attention_paged/decode"),
@@ -209,6 +227,8 @@ PAGED: tuple[Row, ...] = (
         "width <= 256", HGMMA),
     Row("tcgen",       PagedSchedule(64, 32, 8, 2, True),     TCGEN,      _serves(None, 256),
         "width <= 256", UTCHMMA),
+    Row("mma-fp8",     PagedSchedule(64, 32, 8, 1),           MMA_SYNC,   _fp8_chunk,
+        "fp8", HMMA),
     Row("mma",         PagedSchedule(64, 64, 8, 2, True),     MMA_SYNC,   _whole_chunk,
         "width <= 128, a power of two", HMMA),
     Row("mma-wide",    PagedSchedule(64, 32, 8, 2),           MMA_SYNC,   _serves(None, 256),
@@ -223,6 +243,8 @@ def paged_shared(problem: PagedProblem, schedule: PagedSchedule, target: Target)
     if problem.exact:
         return _exact_shared(s, problem.widest)
     queries = s.block_m * problem.width * 2
+    if s.num_stages == 1:  # keys, then values in their place
+        return queries + s.block_n * problem.widest + _weights(s, problem.width, target)
     tile = s.block_n * problem.width * 2 * (1 if problem.fp8 else 2)
     scales = s.block_n * 8 if problem.fp8 else 0
     weights = s.block_m * s.block_n * 2

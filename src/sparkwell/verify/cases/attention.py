@@ -217,7 +217,6 @@ CASES: tuple[Case, ...] = (
         counts=(1,) * 4,
         lengths=(5000, 3, 900, 64),
     ),  # fmt: skip
-    _paged_case("phi-3-fp8", heads=(32, 32), width=96, dtype="bf16", stored="fp8", **CHUNK),
     _paged_case(
         "gpt-oss",
         heads=(64, 8),
