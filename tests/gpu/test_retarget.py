@@ -13,7 +13,7 @@ from sparkwell.hardware.targets import target
 from sparkwell.ops.launch import interpreting
 from sparkwell.verify.case import Maker
 from sparkwell.verify.matrix import cases_of
-from sparkwell.verify.retarget import retargeted, runs_here, target_here
+from sparkwell.verify.retarget import WouldNotLoad, retargeted, runs_here, target_here
 from sparkwell.verify.run import FAILED, PASSED, run_cases
 
 pytestmark = [
@@ -165,7 +165,7 @@ def test_the_other_targets_rows_and_code_are_what_runs() -> None:
     out, a = torch.empty(128, 128, device="cuda"), torch.zeros(128, 1024, dtype=torch.int8)
     a = a.cuda().to(torch.float8_e4m3fn)
     sa = torch.full((128, 32), 127, dtype=torch.uint8, device="cuda")
-    with retargeted("sm_121"), pytest.raises(Unsupported, match="bytes of shared memory a block"):
+    with retargeted("sm_121"), pytest.raises(WouldNotLoad, match="bytes of shared memory a block"):
         scaled_product[(1,)](
             out, a, sa, a, sa, 1024, M=128, N=128, BK=512, FA="e4m3", FB="e4m3", PACK=1, VECTOR=32,
             num_stages=3,

@@ -209,6 +209,17 @@ def _float(value: float) -> str:
     return f"0f{struct.unpack('>I', struct.pack('>f', value))[0]:08X}"
 
 
+def to_bf16(d: str, codes: str, fmt: str) -> str:
+    """cvt.rn.bf16x2 of two FP8 codes, by fp16, which holds each of them.  Exact."""
+    b = Block()
+    halves = b.do(f"cvt.rn.f16x2.{fmt}", codes)
+    low, high = b.new("b16"), b.new("b16")
+    b.add(f"mov.b32 {{{low}, {high}}}, {halves}")
+    wide = [b.do("cvt.f32.f16", half, kind="f32") for half in (high, low)]
+    b.add(f"cvt.rn.bf16x2.f32 {d}, {', '.join(wide)}")
+    return b.text()
+
+
 def packed(opcode: str, operands: Vector) -> str:
     """An operation on two packed fp32, as two: operands[0] is the result."""
     b = Block()

@@ -11,13 +11,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from triton import knobs
 from triton.backends.nvidia.compiler import get_ptx_version_from_options
 
-from sparkwell.errors import BadInput, Unsupported
+from sparkwell.errors import BadInput, SparkwellError, Unsupported
 from sparkwell.hardware.targets import Feature, Target, target
 from sparkwell.ops.device import as_target, device_of
 from sparkwell.verify import emulate
@@ -26,6 +27,15 @@ from sparkwell.verify.compile import Unit, compiled
 # What a GPU may lack and still run another target's code, as `rewrite` or ptxas makes up for it.
 EMULATED = Feature.FP4_BLOCK_MMA | Feature.FP4_CONVERT | Feature.TMA_GATHER | Feature.FP8_MMA_SYNC
 ROW_BYTES = 128  # of a gathered row in shared memory: the widest swizzle, the one form emulated
+
+
+class WouldNotLoad(SparkwellError):
+    """A kernel that takes more shared memory than its target has: a defect, not a limit here."""
+
+
+class CannotRunHere(Unsupported):
+    """Code that this GPU cannot run and that nothing here emulates; it may be right."""
+
 
 # ---------------------------------------------------------------- instructions
 
@@ -94,6 +104,12 @@ def _packed(opcode: str, operands: list[list[str]]) -> str:
     return emulate.packed(opcode.removesuffix(".f32x2"), [operand[0] for operand in operands])
 
 
+@_rule(r"cvt\.rn\.bf16x2\.e[45]m[23]x2")
+def _widened(opcode: str, operands: list[list[str]]) -> str:
+    (d,), (codes,) = operands
+    return emulate.to_bf16(d, codes, opcode.rpartition(".")[2])
+
+
 @_rule(r"(?:add|sub|fma)[\w.]*\.f32\.b?f16")
 def _mixed(opcode: str, operands: list[list[str]]) -> str:
     opcode, _, half = opcode.rpartition(".")
@@ -130,8 +146,8 @@ _REFUSED = re.compile(
 )
 
 
-def _refused(instruction: str, why: str) -> Unsupported:
-    return Unsupported(
+def _refused(instruction: str, why: str) -> CannotRunHere:
+    return CannotRunHere(
         "retarget",
         instruction.strip(),
         {"emulation": why},
@@ -230,6 +246,9 @@ def prepare(unit: Unit, sm: int) -> None:
     if wanted == here:
         compiled(unit)
         return
+    # With a hook installed the launcher counts it as one more argument, in Triton's key too.
+    attributes = (*unit.attributes, ((len(unit.signature),), []))
+    unit = replace(unit, attributes=attributes)
     with as_target(wanted.sm, sms=1), _lowering(wanted, here):
         compiled(unit, sm)
 
@@ -256,7 +275,7 @@ def _hook(wanted: Target, here: Target) -> Callable[..., tuple[str, str] | None]
             taken, limit = metadata["shared"], wanted.shared_bytes_per_block
             if taken > limit:
                 why = f"takes {taken} bytes of shared memory a block, {wanted.name} has {limit}"
-                raise _refused(f"a kernel for {wanted.name}", why)
+                raise WouldNotLoad(f"a kernel for {wanted.name} {why}")
             ptx = backend.make_ptx(source, metadata, options, wanted.sm)
             version = get_ptx_version_from_options(options, here.sm)
             return rewrite(ptx, here.sm, f"{version // 10}.{version % 10}")
@@ -267,4 +286,12 @@ def _hook(wanted: Target, here: Target) -> Callable[..., tuple[str, str] | None]
     return stages_of
 
 
-__all__ = ["prepare", "retargeted", "rewrite", "runs_here", "target_here"]
+__all__ = [
+    "CannotRunHere",
+    "WouldNotLoad",
+    "prepare",
+    "retargeted",
+    "rewrite",
+    "runs_here",
+    "target_here",
+]

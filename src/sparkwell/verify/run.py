@@ -15,7 +15,7 @@ from sparkwell.ops.launch import recording
 from sparkwell.verify.case import Case, Maker
 from sparkwell.verify.compile import pool, workers
 from sparkwell.verify.matrix import record
-from sparkwell.verify.retarget import prepare, retargeted, runs_here, target_here
+from sparkwell.verify.retarget import CannotRunHere, prepare, retargeted, runs_here, target_here
 
 PASSED, FAILED, REFUSED, SKIPPED = "passed", "failed", "refused", "skipped"
 
@@ -26,7 +26,8 @@ class Outcome:
 
     rung: "ran" on a GPU of that target, "retargeted" on another.
     status: passed; failed; refused: the op does not serve it there; skipped: it does not fit this
-    GPU.  detail: why, unless it passed.  rows: those that served it, as "op:row".
+    GPU, or its code cannot run on it.  detail: why, unless it passed.
+    rows: those that served it, as "op:row".
     seconds: the reference's time included.
     """
 
@@ -86,8 +87,8 @@ def _run(case: Case, wanted: Target) -> tuple[str, str, tuple[str, ...]]:
     try:
         rows = _rows(case, wanted)
         compare(case, torch.device("cuda"))
-    except torch.OutOfMemoryError as error:
-        return SKIPPED, str(error).splitlines()[0], rows
+    except (torch.OutOfMemoryError, CannotRunHere) as error:
+        return SKIPPED, str(error), rows
     except Unsupported as error:
         return REFUSED, str(error), rows
     except AssertionError as error:
