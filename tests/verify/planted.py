@@ -75,3 +75,9 @@ def explicit(out_ptr, BLOCK: gl.constexpr):
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     i = gl.arange(0, BLOCK, layout=layout)
     gl.store(out_ptr + i, i)
+
+
+@triton.jit
+def no_instruction(out_ptr):
+    i = tl.inline_asm_elementwise("nothing.u32 $0;", "=r", [], tl.int32, is_pure=True, pack=1)
+    tl.store(out_ptr, i)

@@ -97,6 +97,16 @@ def test_kernels_with_explicit_layouts_compile() -> None:
     assert build(unit).error is None
 
 
+def test_what_does_not_assemble_leaves_the_output_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one = planted.launched(NO_MMA, 121, planted.Schedule(num_stages=1))
+    args = (torch.empty(128, dtype=torch.int32, device="meta"),)
+    unit = specialise(replace(one, kernel=planted.no_instruction, args=args, constants={}))
+    assert "PTXASError" in (build(unit).error or "")
+    assert capsys.readouterr().out == ""  # Triton would print all of the PTX, into the JSON too
+
+
 def test_several_kernels_of_one_choice_are_judged_together() -> None:
     main = planted.use(HMMA, 121)
     small = planted.launched(HMMA, 121, planted.Schedule(16, 16, 64, num_stages=1))

@@ -7,6 +7,7 @@ user's cache folder, under a hash of all that went into it; the folder is safe t
 
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -152,7 +153,8 @@ def build(unit: Unit) -> Built:
     """Compile and read the machine code; a failure comes back as `error`."""
     start = time.perf_counter()
     try:
-        kernel = compiled(unit)
+        with redirect_stdout(io.StringIO()):  # Triton prints the PTX that does not assemble
+            kernel = compiled(unit)
         used = _read(kernel.asm["cubin"])
     except Exception as error:  # noqa: BLE001  any failure of the compiler is a result
         why = f"{type(error).__name__}: {error}".strip()

@@ -8,9 +8,10 @@ so is more shared memory than the other target has.
 
 import hashlib
 import inspect
+import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -249,7 +250,7 @@ def prepare(unit: Unit, sm: int) -> None:
     # With a hook installed the launcher counts it as one more argument, in Triton's key too.
     attributes = (*unit.attributes, ((len(unit.signature),), []))
     unit = replace(unit, attributes=attributes)
-    with as_target(wanted.sm, sms=1), _lowering(wanted, here):
+    with as_target(wanted.sm, sms=1), _lowering(wanted, here), redirect_stdout(io.StringIO()):
         compiled(unit, sm)
 
 
