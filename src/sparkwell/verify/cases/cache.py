@@ -20,6 +20,7 @@ RECORDS: dict[str, Callable[[], Record]] = {
     "index-fp8-fp32": lambda: index_key_record("fp8", scale="fp32", head_dim=64),
     "gqa-bf16": lambda: gqa_record(3, 80, "bf16"),
     "gqa-fp8": lambda: gqa_record(2, 96, "fp8"),
+    "gqa-fp8-wide": lambda: gqa_record(1, 320, "fp8"),  # more values a scale than a warp holds
 }
 
 
