@@ -10,7 +10,7 @@ MUTANTS = [
     (PARTS, "tl.where(scale2 < 0, -1.0, 1.0)", "tl.where(scale2 < 0, 1.0, 1.0)"),
     (PARTS, "tl.maximum(tl.abs(scale2), 1e-30)", "tl.abs(scale2)"),
     (PARTS, "((bits & 0x80) << 8) | ((bits & 0x7F) << 4)", "((bits & 0x7F) << 4)"),
-    (PARTS, "first = tl.minimum(tl.maximum(first, 0), total)", "first = tl.maximum(first, 0)"),
+    (PARTS, "tl.maximum(tl.minimum(end, total) - first, 0)", "tl.maximum(end - first, 0)"),
     (PREFILL, "tl.minimum(keys, start + 1), 0)", "tl.minimum(keys, start + BLOCK_N), 0)"),
     (PREFILL, "seen & (here[None, :] > positions[:, None] - window)", "seen"),
     (PREFILL, "tl.maximum(start + BLOCK_M - window, 0)", "tl.maximum(start - window, 0)"),
