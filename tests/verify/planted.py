@@ -36,7 +36,7 @@ class Schedule:
     num_stages: int = 3
 
 
-CASE = Case("linear", "planted", lambda make: {})
+CASE = Case("linear", "planted", lambda make: {}, "model")
 
 
 def shared(schedule: Schedule, sm: int) -> int:

@@ -47,9 +47,18 @@ def test_a_wrong_formula_fails(formula: int, found: int) -> None:
     assert len(wrong) == found
     if found:
         size = planted.shared(planted.Schedule(), 121)
-        assert f"{size + formula} bytes of shared memory by the row's formula" in wrong[0].wanted
+        assert wrong[0].wanted.endswith(f"shared memory, by the row's formula {size + formula}")
         assert (wrong[0].op, wrong[0].row, wrong[0].target) == ("linear", "planted", "sm_121")
         assert wrong[0].came == str(size) and "linear planted" in str(wrong[0])
+
+
+@pytest.mark.parametrize(
+    ("formula", "found"), [(34818, 1), (34816, 0), (-8192, 0), (-8193, 1)]
+)  # of 32768 bytes
+def test_small_cases_may_take_half_or_what_odd_strides_cost(formula: int, found: int) -> None:
+    one = planted.use(HMMA, 121, formula=formula)
+    small = replace(one, case=replace(one.case, size="small"))
+    assert len(failures(small)) == found and len(failures(one)) == 1
 
 
 def test_a_missing_instruction_fails_and_the_found_one_is_named() -> None:

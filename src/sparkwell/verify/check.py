@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 
 from sparkwell.hardware.targets import Target
 from sparkwell.ops.schedule import NO_MMA
+from sparkwell.verify.case import Case
 from sparkwell.verify.compile import Built
 from sparkwell.verify.matrix import Matrix, Table, Use, unreached
 
 SLACK = 1024  # bytes by which shared memory may differ from its formula: barriers, reductions
+STAGED = 8192  # more, in small cases: what odd strides keep from being loaded 16 bytes at a time
 UNMODELLED = 4096  # bytes a kernel may take whose op states no formula
 COPIES = r"^(LDGSTS|UTMALDG|UBLKCP)\b"  # cp.async, tensor copies, bulk copies: what pipelines are
 
@@ -57,9 +59,11 @@ def _check_choice(group: Sequence[Use], built: Mapping[str, Built]) -> list[Fail
         return failures
     use, row, formula = group[0], group[0].choice.row, group[0].choice.shared_bytes
     taken = max(result.shared for result in results)
-    if formula is not None and abs(taken - formula) > SLACK:
-        wanted = f"{formula} bytes of shared memory by the row's formula, within {SLACK}"
-        failures.append(_failure(use, wanted, f"{taken}"))
+    if formula is not None:
+        least, most = _around(formula, use.case)
+        if not least <= taken <= most:
+            wanted = f"{least} to {most} bytes of shared memory, by the row's formula {formula}"
+            failures.append(_failure(use, wanted, f"{taken}"))
     if formula is None and taken > UNMODELLED:
         wanted = f"a formula for shared memory above {UNMODELLED} bytes"
         failures.append(_failure(use, wanted, f"none, and {taken} bytes"))
@@ -71,6 +75,16 @@ def _check_choice(group: Sequence[Use], built: Mapping[str, Built]) -> list[Fail
             _failure(use, f"copies in flight, as num_stages is {stages}", f"none like {COPIES}")
         )
     return failures
+
+
+def _around(formula: int, case: Case) -> tuple[int, int]:
+    """Bytes a kernel may take by its formula, which is written for published shapes.
+
+    Small cases are odd on purpose: buffers that a short loop never fills are left out.
+    """
+    if case.size == "small":
+        return formula // 2 - SLACK, formula + STAGED
+    return formula - SLACK, formula + SLACK
 
 
 def _check_kernel(use: Use, result: Built) -> list[Failure]:
