@@ -111,6 +111,11 @@ def check_integers(op: str, name: str, tensor: torch.Tensor, ndim: int) -> None:
         )
 
 
+def unit_stride(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, neighbours in the last dimension side by side, as kernels read them."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 def shown(tensor: torch.Tensor) -> str:
     """Dtype and shape for a message: "float32 [3, 4]"."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -21,7 +21,7 @@ class Maker:
     """Draws a case's inputs on `device`, the same values for the same seed.
 
     On the "meta" device tensors have a shape only.  hostile: float tensors come as strided views
-    into a buffer of NaN.
+    into a buffer of NaN, lists of integers as every second element of a list.
     """
 
     device: torch.device
@@ -46,15 +46,23 @@ class Maker:
     ) -> torch.Tensor:
         """Integers low..high-1."""
         options: Any = {"device": self.device, "generator": self.generator}
-        return torch.randint(low, high, shape, **options).to(dtype)
+        return self._apart(torch.randint(low, high, shape, **options).to(dtype))
 
     def tensor(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
         """These values."""
-        return torch.tensor(values, dtype=dtype).to(self.device)
+        return self._apart(torch.tensor(values, dtype=dtype).to(self.device))
 
     def permutation(self, n: int) -> torch.Tensor:
         """0..n-1 in a random order, int64."""
-        return torch.randperm(n, device=self.device, generator=self.generator)
+        return self._apart(torch.randperm(n, device=self.device, generator=self.generator))
+
+    def _apart(self, x: torch.Tensor) -> torch.Tensor:
+        """Integers: a list of them comes with every second element of a longer one."""
+        if not self.hostile or x.device.type == "meta" or x.ndim != 1:
+            return x
+        longer = x.new_full((2 * len(x),), 2147480000)
+        longer[::2] = x
+        return longer[::2]
 
     def _place(self, x: torch.Tensor) -> torch.Tensor:
         if not self.hostile or x.device.type == "meta" or x.ndim == 0:

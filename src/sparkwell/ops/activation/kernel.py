@@ -7,6 +7,7 @@ import triton.language as tl
 from sparkwell.ops.activation.schedule import TABLE, Problem
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
+from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
 
 # ---------------------------------------------------------------- kernel
@@ -31,7 +32,7 @@ def swiglu_rows(gate_up: torch.Tensor) -> torch.Tensor:
     """`swiglu` of a checked operand.  [..., 2 * width] -> [..., width]"""
     width = gate_up.shape[-1] // 2
     rows = gate_up.reshape(-1, 2 * width)
-    rows = rows if rows.stride(-1) == 1 else rows.contiguous()
+    rows = unit_stride(rows)
     y = gate_up.new_empty(*gate_up.shape[:-1], width)
     choice = pick("swiglu", TABLE, Problem(width), device_of(gate_up.device).target)
     block = choice.schedule.block

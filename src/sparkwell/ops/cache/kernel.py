@@ -15,6 +15,7 @@ from sparkwell.ops.cache.schedule import TABLE, Problem
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
 from sparkwell.ops.mla.kernels.keys import request_of
+from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import Choice, pick
 
 PLAIN_BLOCK = 256  # values of a plain part that one block moves
@@ -155,7 +156,7 @@ def _choose(op: str, cache: PagedCache, part: Part) -> tuple[Choice, int, int]:
 
 def write_rows(cache: PagedCache, slots: torch.Tensor, values: torch.Tensor) -> None:
     """`cache_write` of checked operands: one launch a part of the record."""
-    values = values if values.stride(-1) == 1 else values.contiguous()
+    values, slots = unit_stride(values), unit_stride(slots)
     first = 0
     for part in cache.record.parts:
         choice, group, block = _choose("cache_write", cache, part)
@@ -176,6 +177,7 @@ def gather_rows(
     """`cache_gather` of checked operands: one launch a part of the record."""
     key_start = torch.zeros(len(context_lens) + 1, dtype=torch.int32, device=context_lens.device)
     key_start[1:] = context_lens.cumsum(0)
+    block_table = unit_stride(block_table)
     total = int(key_start[-1]) if num_keys is None else num_keys
     width = cache.record.width
     out = torch.empty(total, width, dtype=torch.float32, device=cache.pages.device)

@@ -18,6 +18,7 @@ from sparkwell.ops.indexer.schedule import (
     shared,
 )
 from sparkwell.ops.launch import launch
+from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import Choice, pick
 
 SCORE_BYTES = 256 << 20  # scores that exist at one time, whatever the context
@@ -54,7 +55,8 @@ def ragged_scores(
     width: int | None,
 ) -> torch.Tensor:
     """`index_logits` of checked operands.  -> fp32 [M, N or width]"""
-    q, k, weights = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, weights))
+    q, k, weights, start, end = map(unit_stride, (q, k, weights, start, end))
+    key_scales = None if key_scales is None else unit_stride(key_scales)
     rows, columns = len(q), len(k) if width is None else width
     out = torch.empty(rows, columns, dtype=torch.float32, device=q.device)
     choice, constants = _choose("index_logits", q, k.dtype, rows, False)
@@ -88,7 +90,7 @@ def paged_scores(
 
     q: [T, H, D].  rows_share: rows of one request, about: more of them share a block's keys.
     """
-    q, weights = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, weights))
+    q, weights, block_table = map(unit_stride, (q, weights, block_table))
     field = cache.record.fields[0]
     out = torch.empty(len(q), columns, device=q.device) if out is None else out
     choice, constants = _choose(op, q, field.dtype, rows_share, True)
@@ -110,7 +112,7 @@ def select_columns(
     op: str, scores: torch.Tensor, visible: torch.Tensor, topk: int, *, keep_all: bool
 ) -> torch.Tensor:
     """Top-k columns of each row.  keep_all: rows that see at most topk keep them, unscored."""
-    scores = scores if scores.stride(-1) == 1 else scores.contiguous()
+    scores, visible = unit_stride(scores), unit_stride(visible)
     rows, columns = scores.shape
     out = torch.empty(rows, topk, dtype=torch.int32, device=scores.device)
     target = device_of(scores.device).target
@@ -166,9 +168,7 @@ def physical_slots(
 ) -> torch.Tensor:
     """`logical_to_physical` of checked operands.  [T, topk], [T], [B, P] -> int32 [T, topk]"""
     rows, topk = indices.shape
-    indices, block_table = (
-        x if x.stride(-1) == 1 else x.contiguous() for x in (indices, block_table)
-    )
+    indices, request, block_table = map(unit_stride, (indices, request, block_table))
     out = torch.empty(rows, topk, dtype=torch.int32, device=indices.device)
     target = device_of(indices.device).target
     choice = pick("logical_to_physical", SLOTS, SelectProblem(topk, topk), target)

@@ -12,6 +12,7 @@ from sparkwell.ops.activation import swiglu
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.schedule import TABLE, Problem
+from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
 
 # ---------------------------------------------------------------- kernel
@@ -69,8 +70,7 @@ def experts_rows(
     down: torch.Tensor,
 ) -> torch.Tensor:
     """`experts` of checked operands with float weights.  [T, h] -> [T, h]"""
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    gate_up, down = (w if w.stride(-1) == 1 else w.contiguous() for w in (gate_up, down))
+    x, gate_up, down = map(unit_stride, (x, gate_up, down))
     flat = ids.reshape(-1)
     hidden = swiglu(_multiply(x, flat, gate_up, ids.shape[1]), backend="kernel")
     parts = _multiply(hidden, flat, down, 1).unflatten(0, ids.shape)  # [T, k, h]

@@ -11,6 +11,7 @@ import triton.language as tl
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
 from sparkwell.ops.norm.schedule import TABLE, Problem
+from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
 
 # ---------------------------------------------------------------- kernel
@@ -44,8 +45,7 @@ def norm_rows(
     """The norm of each row of x: RMSNorm without a bias, LayerNorm with one.  [..., d] -> same."""
     d = x.shape[-1]
     rows = x.reshape(-1, d)  # a view where the rows are evenly spaced, else a copy
-    if rows.stride(-1) != 1:
-        rows = rows.contiguous()
+    rows = unit_stride(rows)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     choice = pick(op, TABLE, Problem(d), device_of(x.device).target)
     launch(

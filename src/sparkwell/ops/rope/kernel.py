@@ -9,6 +9,7 @@ import triton.language as tl
 
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
+from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.rope.schedule import TABLE, Problem
 from sparkwell.ops.schedule import pick
 
@@ -55,14 +56,14 @@ def rotate(
     """`rope` of checked operands.  [T, h, d] or [T, d] -> the same, contiguous."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     rows = x if x.ndim == 3 else x[:, None]
-    rows = rows if rows.stride(2) == 1 else rows.contiguous()
+    rows, positions = unit_stride(rows), unit_stride(positions)
     num_rows, heads, d = rows.shape
     choice = pick("rope", TABLE, Problem(heads, d), device_of(x.device).target)
     block_h = choice.schedule.block_h
     launch(
         _rope_kernel, (num_rows, triton.cdiv(heads, block_h)), y, rows, positions,
-        inv_freq.float(), heads, d // 2, rows.stride(0), rows.stride(1), attention_factor,
-        choice=choice, INTERLEAVED=interleaved, BLOCK_H=block_h,
+        unit_stride(inv_freq.float()), heads, d // 2, rows.stride(0), rows.stride(1),
+        attention_factor, choice=choice, INTERLEAVED=interleaved, BLOCK_H=block_h,
         BLOCK=triton.next_power_of_2(max(d // 2, 1)),
     )  # fmt: skip
     return y
