@@ -104,8 +104,7 @@ PREFILL: tuple[Row, ...] = (
     Row("exact-wide",  PrefillSchedule(16, 16, 4, 1),         EVERY,      _exact(256),
         "fp32, mixed types or rows off 16-byte steps, width <= 256", NO_MMA),
     Row("roles",       PrefillSchedule(128, 128, 4, 2, True), WGMMA,      _unwindowed,
-        "tensors the copy engine reads, over 64 rows, widths <= 192, 128, no window", HGMMA,
-        measured_on="h200-2026-11-21#attention_prefill/8192"),
+        "tensors the copy engine reads, over 64 rows, widths <= 192, 128, no window", HGMMA),
     Row("roles-wide",  PrefillSchedule(128, 64, 4, 2, True),  WGMMA,      _roles(256, 256),
         "tensors the copy engine reads, over 64 rows, widths <= 256", HGMMA),
     Row("wgmma",       PrefillSchedule(128, 64, 8, 3),        WGMMA,      _holds(128, 128),
@@ -193,10 +192,6 @@ def _fp8_chunk(p: PagedProblem) -> bool:
     return _serves(None, 256)(p) and p.fp8
 
 
-def _whole_chunk(p: PagedProblem) -> bool:
-    return _serves(None, 128)(p) and _is_power(p.width)
-
-
 def _typed_few(p: PagedProblem) -> bool:
     return _serves(16, 128)(p) and not p.bytes
 
@@ -213,8 +208,7 @@ PAGED: tuple[Row, ...] = (
     Row("exact-wide",  PagedSchedule(16, 16, 4, 1),           EVERY,      _exact(256),
         "fp32, mixed types or rows off 16-byte steps, width <= 256", NO_MMA),
     Row("decode",      PagedSchedule(16, 128, 4, 3),          LARGE,      _typed_few,
-        "rows <= 16, width <= 128, no fp8 as bytes", HMMA,
-        measured_on="h200-2026-11-21#attention_paged/decode"),
+        "rows <= 16, width <= 128, no fp8 as bytes", HMMA),
     Row("decode-99k",  PagedSchedule(16, 64, 2, 3),           SMALL,      _plain_few,
         "rows <= 16, width <= 128, no fp8", HMMA),
     Row("decode-fp8",  PagedSchedule(16, 64, 4, 3),           MMA_SYNC,   _serves(16, 128),
@@ -229,9 +223,7 @@ PAGED: tuple[Row, ...] = (
         "width <= 256", UTCHMMA),
     Row("mma-fp8",     PagedSchedule(64, 32, 8, 1),           MMA_SYNC,   _fp8_chunk,
         "fp8", HMMA),
-    Row("mma",         PagedSchedule(64, 64, 8, 2, True),     MMA_SYNC,   _whole_chunk,
-        "width <= 128, a power of two", HMMA),
-    Row("mma-wide",    PagedSchedule(64, 32, 8, 2),           MMA_SYNC,   _serves(None, 256),
+    Row("mma",         PagedSchedule(64, 32, 8, 2),           MMA_SYNC,   _serves(None, 256),
         "width <= 256", HMMA),
 )
 # fmt: on

@@ -119,7 +119,7 @@ CASES: tuple[Case, ...] = (
     _prefill_case("narrow-window", heads=(1, 1), widths=(192, 128), dtype="bf16", window=1),
     _prefill_case("none", heads=(1, 1), widths=(16, 16), dtype="bf16", counts=(), lengths=()),
     _paged_case(
-        "fp32", heads=(6, 2), width=12, dtype="fp32", stored="fp32", page_size=7, sink=True
+        "fp32", heads=(6, 2), width=40, dtype="fp32", stored="fp32", page_size=7, sink=True
     ),
     _paged_case("odd", heads=(2, 1), width=10, dtype="bf16", stored="bf16", page_size=3),
     _paged_case(
