@@ -74,7 +74,7 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         return keys + (query if both and not (exact and target.missing(Feature.WGMMA)) else 0)
     if p.paged:
         return query + 3072
-    return max(3072, matrix * width * 2 if exact else 1024 * s.num_warps)
+    return max(3072, matrix * width * 2) if exact else 4096
 
 
 def select_shared(p: SelectProblem, s: Select, target: Target) -> int:
@@ -83,12 +83,14 @@ def select_shared(p: SelectProblem, s: Select, target: Target) -> int:
 
 
 HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"  # the wider the matrix, the newer the instruction
+AMPERE = frozenset({80, 86, 89})  # and Ada: with four warps the tile would spill there
 # fmt: off
 SCORES: tuple[Row, ...] = (
     #   name         rows keys operand  warps       targets
     Row("exact-64",  Schedule(1, 16, "fp32", 8),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16") and p.heads > 32, "fp32 or BF16 keys, more than 32 heads", HMMA_ANY),
     Row("exact",     Schedule(1, 16, "fp32", 4),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16"), "fp32 or BF16 keys", HMMA),
-    Row("widened-2", Schedule(2, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and 16 < p.heads <= 32 and p.rows >= 2, "e4m3 operands, 17 to 32 heads, several rows a request", HMMA_ANY),
+    Row("widened-2w", Schedule(2, 64, "fp16", 8),   AMPERE, lambda p: p.fp8 and 16 < p.heads <= 32 and p.rows >= 2, "e4m3 operands, 17 to 32 heads, several rows a request", HMMA_ANY),
+    Row("widened-2", Schedule(2, 64, "fp16", 4),    EVERY - AMPERE, lambda p: p.fp8 and 16 < p.heads <= 32 and p.rows >= 2, "e4m3 operands, 17 to 32 heads, several rows a request", HMMA_ANY),
     Row("widened",   Schedule(1, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", HMMA_ANY),
 )
 SELECT: tuple[Row, ...] = (
