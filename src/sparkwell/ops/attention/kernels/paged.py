@@ -42,6 +42,7 @@ from sparkwell.ops.schedule import Choice, pick
 
 KEYS_A_PART = 256  # fewer keys are not worth a part of their own
 BLOCKS_AN_SM = 1  # parts are made until every multiprocessor has so many
+FP8_BLOCKS_AN_SM = 2  # converting e4m3 leaves memory idle in one block: two take turns
 MOST_PARTS = 64
 
 # ---------------------------------------------------------------- kernel
@@ -353,7 +354,8 @@ def plan_paged(
     if window is not None:
         context = min(context, window + queries)
     blocks = requests * -(-problem.rows // choice.schedule.block_m) * num_kv_heads
-    parts = min(device_here.sms * BLOCKS_AN_SM // max(blocks, 1), context // KEYS_A_PART)
+    room = device_here.sms * (FP8_BLOCKS_AN_SM if fp8 else BLOCKS_AN_SM)
+    parts = min(room // max(blocks, 1), context // KEYS_A_PART)
     parts = max(1, min(parts, MOST_PARTS))
     part = part_lse = None
     if parts > 1:
