@@ -8,7 +8,7 @@ from sparkwell.errors import BadInput
 from sparkwell.formats.paged import PagedCache
 from sparkwell.ops.backend import choose
 from sparkwell.ops.mla.reference import mla_paged_reference, mla_sparse_reference
-from sparkwell.ops.ragged import check_batch, check_integers, shown
+from sparkwell.ops.ragged import check_batch, check_integers, shown, unit_stride
 
 
 def mla_paged(
@@ -51,10 +51,22 @@ def mla_paged(
 
     keys = block_table.shape[1] * cache.page_size
     keys = keys if max_context_len is None else min(keys, max_context_len)
-    plan = plan_mla("mla_paged", **_sizes(q, cache, keys, d_v))
+    plan = plan_mla(
+        "mla_paged",
+        **_sizes(q, cache, keys, d_v),
+        requests=len(context_lens),
+        max_query_len=max_query_len,
+        page_size=cache.page_size if _in_rows(cache) else 1,
+    )
     into = _outputs(q, d_v)
     plan.run_paged(
-        into, _rows(q), cache, query_start, context_lens, _rows(block_table), scale=scale
+        into,
+        unit_stride(q),
+        cache,
+        unit_stride(query_start),
+        unit_stride(context_lens),
+        unit_stride(block_table),
+        scale=scale,
     )
     return into[:2]
 
@@ -104,8 +116,11 @@ def mla_sparse(
 
     plan = plan_mla("mla_sparse", **_sizes(q, cache, slots.shape[1], d_v))
     into = _outputs(q, d_v)
-    q, slots = _rows(q), _rows(slots)
-    plan.run_sparse(into, q, cache, slots, scale=scale, topk_length=topk_length, sink=sink)
+    optional = {
+        name: None if x is None else unit_stride(x)
+        for name, x in (("topk_length", topk_length), ("sink", sink))
+    }
+    plan.run_sparse(into, unit_stride(q), cache, unit_stride(slots), scale=scale, **optional)
     return into
 
 
@@ -131,6 +146,6 @@ def _outputs(q: torch.Tensor, d_v: int) -> tuple[torch.Tensor, torch.Tensor, tor
     return q.new_empty(*q.shape[:2], d_v), lse, largest
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values with neighbours in the last dimension next to each other."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+def _in_rows(cache: PagedCache) -> bool:
+    """Whether all pages are rows of one matrix, as copies of whole tiles need."""
+    return cache.pages.stride(0) % cache.record.nbytes == 0 and cache.pages.data_ptr() % 16 == 0

@@ -11,9 +11,11 @@ from sparkwell.formats.paged import PagedCache
 from sparkwell.hardware.targets import Feature
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
+from sparkwell.ops.mla.kernels.dense import run_dense
 from sparkwell.ops.mla.kernels.exact import exact_kernel
 from sparkwell.ops.mla.kernels.finish import merge_kernel
 from sparkwell.ops.mla.kernels.grouped import grouped_kernel
+from sparkwell.ops.mla.kernels.specialized import run_specialized
 from sparkwell.ops.mla.schedule import EXACT_COLUMNS, GROUP, TABLE, Problem, Schedule, shared
 from sparkwell.ops.schedule import EVERY, NO_MMA, Choice, Row, pick
 
@@ -47,6 +49,7 @@ class MlaPlan:
     record: Record
     splits: int
     mode: str
+    each: int  # tiles of every request in the dense kernel; 0: found on the device
     scratch: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = field(repr=False)
 
     def run_sparse(
@@ -95,14 +98,23 @@ class MlaPlan:
                 tensor.fill_(nothing)
             return
         names, lengths, starts, sink, num_requests = lists
-        kernel, constants = self._kernel(cache)
         first = into if self.scratch is None else self.scratch
+        if s.algorithm == "specialized":
+            run = run_dense if interpreting() else run_specialized
+            run(first, q, cache, lists, stride_lists, scale, plan=self)
+            self._merge(into, sink)
+            return
+        kernel, constants = self._kernel(cache)
         launch(
             kernel, (p.rows, triton.cdiv(p.heads, s.block_h), self.splits), *first, q,
             *self._views(cache), names, lengths, starts, sink if self.scratch is None else None,
             p.heads, p.keys, num_requests, limit, cache.pages.stride(0) // self._word,
             q.stride(0), q.stride(1), stride_lists, scale, choice=self.choice, **constants,
         )  # fmt: skip
+        self._merge(into, sink)
+
+    def _merge(self, into: Outputs, sink: torch.Tensor | None) -> None:
+        p = self.problem
         if self.scratch is not None:
             block = min(128, triton.next_power_of_2(p.d_v))
             launch(
@@ -162,20 +174,32 @@ def plan_mla(
     query: torch.dtype,
     device: torch.device,
     d_v: int = 512,
+    requests: int = 0,
+    max_query_len: int | None = None,
+    page_size: int = 1,
 ) -> MlaPlan:
     """Choose and size `op` for q [rows, heads, width] of dtype `query` on `device`.
 
     op: "mla_sparse" (run it by `run_sparse`) or "mla_paged" (`run_paged`).
     keys: of one row at most: top-k, or the longest context.
+    requests, max_query_len, page_size: of "mla_paged"; None: a request may have all the rows.
     Raises Unsupported with every row's reason where none serves.
     """
     gpu = device_of(device)
     rank = record.fields[0].count
     kinds = KINDS[record.fields[0].dtype], KINDS[query]
     widths = rank, record.width - rank, d_v
-    problem = Problem(rows, heads, keys, *kinds, *widths, op == "mla_paged")
+    usual = triton.cdiv(rows, max(1, requests)) if max_query_len is None else max_query_len
+    paged = op == "mla_paged"
+    problem = Problem(rows, heads, keys, *kinds, *widths, paged, usual * heads, page_size)
     choice = pick(op, TABLE, problem, gpu.target, shared=shared)
-    splits = _splits(problem, choice.schedule, gpu)
+    each = 0
+    if max_query_len is not None:
+        tiles = triton.cdiv(problem.pairs, choice.schedule.block_h)
+        # Where few requests are that long, tiles are better found than planned for all.
+        searched = rows * heads // choice.schedule.block_h + requests
+        each = tiles if requests * tiles <= searched else 0
+    splits = _splits(problem, choice.schedule, gpu, requests)
     scratch = None
     if splits > 1:
         shape = (rows, splits, heads)
@@ -184,14 +208,17 @@ def plan_mla(
             for size in ((*shape, d_v), shape, shape)
         )
         scratch = (part, part_lse, part_max)
-    return MlaPlan(choice, problem, record, splits, _mode(gpu), scratch)
+    return MlaPlan(choice, problem, record, splits, _mode(gpu), each, scratch)
 
 
-def _splits(p: Problem, s: Schedule, gpu: Device) -> int:
+def _splits(p: Problem, s: Schedule, gpu: Device, requests: int) -> int:
     """Blocks that share a query's keys: enough to fill the GPU once, none without a tile."""
     blocks = p.rows * triton.cdiv(p.heads, s.block_h)
+    dense = s.algorithm == "specialized"
+    if dense:
+        blocks = requests * triton.cdiv(p.pairs, s.block_h)
     room = gpu.sms * s.blocks // max(1, blocks)
-    return max(1, min(room, triton.cdiv(p.keys, s.block_n), 64))
+    return max(1, min(room, triton.cdiv(p.keys, s.block_n), 128 if dense else 64))
 
 
 def _mode(gpu: Device) -> str:

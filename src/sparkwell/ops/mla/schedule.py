@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sparkwell.hardware.targets import Target
-from sparkwell.ops.schedule import EVERY, HMMA, LARGE, SMALL, Row
+from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, LARGE, SMALL, Row
 
 GROUP = 128  # latent columns a warp takes, and per FP8 scale
 EXACT_COLUMNS = 64  # latent columns of a group in the exact kernel
@@ -15,6 +15,8 @@ class Problem:
 
     rank, rope: width of the latent and of the rotated key.  d_v: width of the output.
     paged: keys are a whole context, else a list of slots.
+    pairs: of a request's rows with heads, where its keys are a whole context.
+    page_size: tokens, where paged; 1 where pages do not follow each other in whole records.
     """
 
     rows: int
@@ -26,11 +28,15 @@ class Problem:
     rope: int
     d_v: int
     paged: bool
+    pairs: int = 0
+    page_size: int = 1
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """algorithm: "grouped" or "exact".  A block takes block_h heads and block_n keys at a time.
+    """algorithm: "grouped", "exact" or "specialized".
+
+    A block takes block_h heads (specialized: pairs of a row and a head) and block_n keys at a time.
 
     stages: of the key loop; the indices take two of them.  blocks: that one SM runs at a time, for
     sharing the keys of few queries among several blocks.
@@ -57,11 +63,19 @@ def _grouped(p: Problem, record: str) -> bool:
     )
 
 
+def _dense(p: Problem) -> bool:
+    """More pairs than the grouped kernel reads keys for at once; pages that whole tiles fill."""
+    same = p.record == p.query == "bf16" and (p.rank, p.rope, p.d_v) == (512, 64, 512)
+    return p.paged and same and p.pairs > 16 and p.page_size % 64 == 0
+
+
 def shared(p: Problem, s: Schedule, target: Target) -> int:
     """Bytes of shared memory a block takes: buffers of keys, and the queries, which stay there.
 
     The same on every target: the indices' own pipeline takes three of the stages.
     """
+    if s.algorithm == "specialized":
+        return 2 * (p.rank + p.rope) * (s.stages * s.block_n + s.block_h)
     groups = -(-p.rank // EXACT_COLUMNS)
     if s.algorithm == "exact":
         return 4 * s.block_n * EXACT_COLUMNS * _power_of_two(groups)  # one operand at a time
@@ -80,12 +94,15 @@ def _power_of_two(n: int) -> int:
 _FP8 = "FP8 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _BF16 = "BF16 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _ANY = "a latent of at most 1024"
-_G, _X = "grouped", "exact"
+_DENSE = "whole contexts, pages of 64 n, BF16, widths 512 + 64, rows x heads of a request > 16"
+_G, _X, _S = "grouped", "exact", "specialized"
+_WGMMA = frozenset({90})
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
     Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
+    Row("specialized",   Schedule(_S, 64, 64, 4, 2, 1),  _WGMMA, _dense, _DENSE, HGMMA),
     Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 5, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA),
     Row("exact",         Schedule(_X, 16, 16, 8, 1, 1),  EVERY, lambda p: p.rank <= 1024,       _ANY, HMMA),
 )

@@ -81,6 +81,10 @@ CASES: tuple[Case, ...] = (
     _case("ragged-rows", Shape((3, 0, 1, 2), (20, 5, 0, 2), heads=5)),
     _case("rows-before-the-context", Shape((4, 2), (2, 33), heads=3)),
     _case("hints", Shape((2, 2), (37, 64), heads=20, page_size=16, hint=True)),
+    _case("whole-tiles", Shape((2, 1), (130, 140), heads=12, page_size=64, hint=True)),
+    _case("packed-rows", Shape((3, 9, 0), (75, 70, 3), heads=12, page_size=64)),
+    _case("wide-rows", Shape((3, 0, 1, 2), (150, 0, 64, 1), heads=40, page_size=64)),
+    _case("large-pages", Shape((2, 1), (66, 140), heads=11, page_size=128, hint=True)),
     _case("fp8", Shape((1, 3), (33, 18), record="fp8")),
     _case("fp8-fp16-query", Shape((2,), (21,), record="fp8", query="fp16", heads=1)),
     _case("fp8-fp32-query", Shape((2,), (21,), record="fp8", query="fp32", heads=2)),
@@ -90,5 +94,7 @@ CASES: tuple[Case, ...] = (
     _case("no-requests", Shape((), ())),
     *(_model(64, 1, 4096, heads, "bf16") for heads in (16, 64, 128)),
     _model(1, 1, 32768, 16, "bf16"),
+    _model(16, 2, 4096, 16, "bf16"),
+    _model(4, 128, 4096, 16, "bf16"),
     _model(64, 2, 4096, 16, "fp8"),
 )
