@@ -100,7 +100,9 @@ def _show(report: "Report") -> None:
     from sparkwell.verify.command import in_words, summary
 
     names = dict.fromkeys(cell.target for cell in report.cells)
-    table = Table("op", *names, box=None)
+    table = Table(box=None)
+    for name in ("op", *names):
+        table.add_column(name, no_wrap=True)
     for name in dict.fromkeys(cell.op for cell in report.cells):
         cells = [cell for cell in report.cells if cell.op == name]
         colours = ["red" if c.failures else "green" if c.rows else "yellow" for c in cells]
