@@ -1,0 +1,34 @@
+"""One-line bugs of cache writes and gathers, the rotary embedding, SwiGLU and the experts."""
+
+CACHE = "ops/cache/kernel.py"
+ROPE = "ops/rope/kernel.py"
+SWIGLU = "ops/activation/kernel.py"
+EXPERTS = "ops/moe/kernel.py"
+TESTS = ["tests/kernels/test_cases.py", "-k", "cache_ or rope or swiglu or experts"]
+MUTANTS = [
+    (CACHE, "magnitude + 0x7FFFF + ((magnitude >> 20) & 1)", "magnitude + 0x7FFFF"),
+    (CACHE, "tl.where(y < 0.015625, steps,", "tl.where(y < 0.0, steps,"),
+    (CACHE, "code = tl.where(magnitude > 0x7F800000, 0x7F, code)", "code = code + 0"),
+    (CACHE, "largest = tl.maximum(tl.max(tl.abs(x)), floor)", "largest = tl.max(tl.abs(x))"),
+    (CACHE, "if (slot >= 0) & (slot < num_slots):", "if slot < num_slots:"),
+    (CACHE, "(code | ((bits >> 24) & 0x80)).to(tl.uint8)", "code.to(tl.uint8)"),
+    (
+        CACHE,
+        "start = page_size * PLANE if PLANAR else PLANE\n        out",
+        "start = PLANE\n        out",
+    ),
+    (CACHE, "POW2=part.pow2", "POW2=False"),
+    (CACHE, "position = s - tl.load(key_start_ptr + request)", "position = s"),
+    (
+        CACHE,
+        "bits.to(tl.float16, bitcast=True).to(tl.float32) * 256.0",
+        "bits.to(tl.float16, bitcast=True).to(tl.float32)",
+    ),
+    (ROPE, "(a * cos - b * sin)", "(a * cos + b * sin)"),
+    (ROPE, "first, apart = i[None, :], half", "first, apart = 2 * i[None, :], 1"),
+    (ROPE, "sin = (tl.sin(angle) * factor)[None, :]", "sin = tl.sin(angle)[None, :]"),
+    (SWIGLU, "gate / (1.0 + tl.exp(-gate)) * up", "gate / (1.0 + tl.exp(gate)) * up"),
+    (SWIGLU, "mask = cols < width", "mask = cols < width - 1"),
+    (EXPERTS, "row = pair // per_row", "row = pair"),
+    (EXPERTS, "of_k = inner < k", "of_k = inner < k + 1"),
+]
