@@ -10,11 +10,18 @@ from sparkwell.verify.cases import all_cases
 SMALL = [case for case in all_cases() if case.size == "small"]
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")
-def test_the_kernel_is_its_reference(case: Case, cpu: torch.device) -> None:
+SPLIT = {"mla_sparse", "mla_paged", "attention_paged"}  # ops that share keys among blocks
+# On one multiprocessor a block walks over all keys; on many each has a tile or two.
+RUNS = [(case, sms) for case in SMALL for sms in ((1, 132) if case.op in SPLIT else (132,))]
+
+
+@pytest.mark.parametrize(
+    ("case", "sms"), RUNS, ids=lambda x: f"{x.op}-{x.name}" if isinstance(x, Case) else None
+)
+def test_the_kernel_is_its_reference(case: Case, sms: int, cpu: torch.device) -> None:
     inputs = case.make(Maker(cpu, hostile=True))
     want = case.call(case.make(Maker(cpu)), "reference")
-    with as_target("sm_121"):
+    with as_target("sm_121", sms=sms):
         got = case.call(inputs, "kernel")
     case.compare(inputs, got, want)
 

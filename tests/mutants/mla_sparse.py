@@ -8,7 +8,6 @@ UNPACK = "ops/mla/kernels/unpack.py"
 PLAN = "ops/mla/plan.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "mla_sparse"]
 MUTANTS = [
-    (GROUPED, "mask=ok_row & of_rope, other=0.0)", "mask=ok_row, other=0.0)"),
     (GROUPED, 's = tl.where(ok[None, :], s, -float("inf"))', "s = s + 0.0"),
     (GROUPED, "inverse = _inverse(unit_new)", "inverse = _inverse(unit)"),
     (GROUPED, "keep = (unit * inverse)[:, None, None] * fade", "keep = fade"),

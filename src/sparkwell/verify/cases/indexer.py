@@ -50,8 +50,12 @@ def _select(
     page_size: int = 6,
     d: int = 128,
     hint: bool = False,
+    unscored: int | None = None,
 ) -> Inputs:
+    """unscored: a request whose keys are NaN; it sees too few for that to matter."""
     cache, table = _cache(make, record, contexts, page_size, d)
+    if unscored is not None and make.device.type != "meta":
+        cache.pages[table[unscored, : -(-contexts[unscored] // page_size)].long()] = 0xFF
     starts = list(accumulate(queries, initial=0))
     inputs: Inputs = {
         "q": make.randn(starts[-1], heads, d),
@@ -159,11 +163,12 @@ def _scores(make: Maker, *, rows: int, columns: int, topk: int, kind: str) -> In
     return {"scores": scores, "visible": visible, "topk": topk}
 
 
-def _slots(make: Maker, *, rows: int, topk: int, page_size: int) -> Inputs:
+def _slots(make: Maker, *, rows: int, topk: int, page_size: int, first: int = -1) -> Inputs:
+    """first: the lowest page in the table."""
     return {
         "indices": make.randint(-1, 9 * page_size, rows, topk),
         "request_of_token": make.randint(-1, 4, rows, dtype=torch.int64),
-        "block_table": make.randint(-1, 2**31 // page_size + 9, 3, 8),
+        "block_table": make.randint(first, 2**31 // page_size + 9, 3, 8),
         "page_size": page_size,
     }
 
@@ -198,6 +203,15 @@ CASES: tuple[Case, ...] = (
         "few-keys", queries=(2, 2), contexts=(5, 2), heads=3, record="fp8", topk=8, hint=True
     ),
     _select_case(
+        "few-keys-of-one",
+        queries=(2, 1),
+        contexts=(5, 40),
+        heads=2,
+        record="fp8",
+        topk=8,
+        unscored=0,
+    ),
+    _select_case(
         "rows-share-a-block",
         queries=(5, 0, 2, 6),
         contexts=(20, 3, 33, 19),
@@ -216,6 +230,7 @@ CASES: tuple[Case, ...] = (
     _paged_case("bf16", lens=((7,), (12,)), heads=3, record="bf16", columns=9),
     _topk_case(4, 100, 10, "plain"),
     _topk_case(4, 300, 64, "ties"),
+    _topk_case(2, 5000, 900, "ties"),
     _topk_case(4, 65, 40, "broken"),
     _topk_case(3, 50, 80, "plain"),
     _topk_case(3, 64, 20, "tiny"),
@@ -223,6 +238,12 @@ CASES: tuple[Case, ...] = (
     _topk_case(0, 10, 3, "plain"),
     Case(
         "logical_to_physical", "pages", partial(_slots, rows=5, topk=300, page_size=7), check=_equal
+    ),
+    Case(
+        "logical_to_physical",
+        "past-int32",
+        partial(_slots, rows=5, topk=40, page_size=64, first=2**25 - 4),
+        check=_equal,
     ),
     _select_case(
         "glm5-decode",

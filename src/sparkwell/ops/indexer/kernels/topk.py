@@ -12,11 +12,9 @@ import triton.language as tl
 @triton.jit
 def _order(x, keep):
     """uint32 that sorts as x does, 0.0 and -0.0 alike; 0 for NaN, -inf and what is not kept."""
-    bits = (x + 0.0).to(tl.int32, bitcast=True)
-    bits = tl.where(x == 0.0, 0, bits)
+    bits = tl.where(x == 0.0, 0, x.to(tl.int32, bitcast=True))
     key = tl.where(bits < 0, ~bits, bits ^ -2147483648).to(tl.uint32, bitcast=True)
-    keep = keep & (x == x) & (x > -float("inf"))
-    return tl.where(keep, key, 0)
+    return tl.where(keep & (x > -float("inf")), key, 0)  # a comparison with NaN is false
 
 
 @triton.jit

@@ -27,9 +27,10 @@ def key_list(
     """Where the row's list (or table) starts, and how many keys it names."""
     if PAGED:
         request = request_of(t, start_ptr, num_requests, 128)
+        request = tl.minimum(request, num_requests - 1)  # a row that belongs to none reads no start
         end = tl.load(start_ptr + request + 1).to(tl.int32)
         length = tl.load(length_ptr + request).to(tl.int32)
-        count = tl.minimum(length - end + t.to(tl.int32) + 1, width)
+        count = tl.minimum(tl.minimum(length - end + t.to(tl.int32) + 1, length), width)
         row = lists_ptr + request.to(tl.int64) * stride_lists
     else:
         count = width
