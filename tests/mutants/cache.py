@@ -1,17 +1,18 @@
 """One-line bugs of cache writes and gathers, the rotary embedding, SwiGLU and the experts."""
 
 CACHE = "ops/cache/kernel.py"
+E4M3 = "ops/kernels/e4m3.py"
 ROPE = "ops/rope/kernel.py"
 SWIGLU = "ops/activation/kernel.py"
 EXPERTS = "ops/moe/kernel.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "cache_ or rope or swiglu or experts"]
 MUTANTS = [
-    (CACHE, "magnitude + 0x7FFFF + ((magnitude >> 20) & 1)", "magnitude + 0x7FFFF"),
-    (CACHE, "tl.where(y < 0.015625, steps,", "tl.where(y < 0.0, steps,"),
-    (CACHE, "code = tl.where(magnitude > 0x7F800000, 0x7F, code)", "code = code + 0"),
-    (CACHE, "largest = tl.maximum(tl.max(tl.abs(x)), floor)", "largest = tl.max(tl.abs(x))"),
+    (E4M3, "magnitude + 0x7FFFF + ((magnitude >> 20) & 1)", "magnitude + 0x7FFFF"),
+    (E4M3, "tl.where(y < 0.015625, steps,", "tl.where(y < 0.0, steps,"),
+    (E4M3, "code = tl.where(magnitude > 0x7F800000, 0x7F, code)", "code = code + 0"),
+    (E4M3, "largest = tl.maximum(tl.max(tl.abs(x)), floor)", "largest = tl.max(tl.abs(x))"),
     (CACHE, "if (slot >= 0) & (slot < num_slots):", "if slot < num_slots:"),
-    (CACHE, "(code | ((bits >> 24) & 0x80)).to(tl.uint8)", "code.to(tl.uint8)"),
+    (E4M3, "(code | ((bits >> 24) & 0x80)).to(tl.uint8)", "code.to(tl.uint8)"),
     (
         CACHE,
         "start = page_size * PLANE if PLANAR else PLANE\n        out",
@@ -20,9 +21,9 @@ MUTANTS = [
     (CACHE, "POW2=part.pow2", "POW2=False"),
     (CACHE, "position = s - tl.load(key_start_ptr + request)", "position = s"),
     (
-        CACHE,
-        "bits.to(tl.float16, bitcast=True).to(tl.float32) * 256.0",
-        "bits.to(tl.float16, bitcast=True).to(tl.float32)",
+        E4M3,
+        "widen(code).to(tl.float32) * WIDENED",
+        "widen(code).to(tl.float32)",
     ),
     (ROPE, "(a * cos - b * sin)", "(a * cos + b * sin)"),
     (ROPE, "first, apart = i[None, :], half", "first, apart = 2 * i[None, :], 1"),

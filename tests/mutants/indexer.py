@@ -6,7 +6,7 @@ RUN = "ops/indexer/run.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "index_ or topk_ or logical_"]
 MUTANTS = [
     (LOGITS, "dots = tl.maximum(dots, 0.0) * weight[:, None]", "dots = dots * weight[:, None]"),
-    (LOGITS, ") * 65536.0  # fmt: skip", ") * 256.0  # fmt: skip"),
+    (LOGITS, ") * (WIDENED * WIDENED)  # fmt: skip", ") * WIDENED  # fmt: skip"),
     (
         LOGITS,
         "seen = ok[None, :] & (n[None, :] < visible[:, None])",

@@ -37,7 +37,7 @@ MUTANTS = [
         "weight = weight\n    return weight, lse, m",
     ),
     (FINISH, "1.0 / (1.0 + tl.exp(sink - lse))", "1.0 / (1.0 + tl.exp(lse - sink))"),
-    (EXACT, "factor * 256.0", "factor * 128.0"),
+    (EXACT, "factor * WIDENED", "factor * 128.0"),
     (EXACT, "mask=of_head & of_latent & (column < D_V)", "mask=of_head & of_latent"),
     (EXACT, "scale_ptr + at[None, :] + first // SCALED", "scale_ptr + at[None, :]"),
     (

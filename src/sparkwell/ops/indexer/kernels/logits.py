@@ -7,13 +7,7 @@ float16, where it is exact, by moving its bits, so that every target computes th
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _widen(code):
-    """e4m3 bits (uint8) to float16 values times 2^-8."""
-    wide = code.to(tl.int16)
-    bits = (((wide & 0x7F) << 7) | ((wide & 0x80) << 8)).to(tl.int16)
-    return bits.to(tl.float16, bitcast=True)
+from sparkwell.ops.kernels.e4m3 import WIDENED, widen
 
 
 @triton.jit
@@ -25,7 +19,7 @@ def _queries(
     at = q_ptr + row[:, None, None] * stride_t + h[None, :, None] * stride_h + d[None, None, :]
     mask = of_row[:, None, None] & (h < heads)[None, :, None] & (d < width)[None, None, :]
     if WIDEN:
-        x = _widen(tl.load(at, mask=mask, other=0))
+        x = widen(tl.load(at, mask=mask, other=0))
     else:
         x = tl.load(at, mask=mask, other=0.0).to(tl.float32)
     return tl.reshape(x, (M, BLOCK_D))
@@ -83,12 +77,12 @@ def paged_kernel(
             at = key_ptr + (page * key_page_stride + (n % PAGE) * TOKEN)[:, None] + d[None, :]
             mask = ok[:, None] & (d < d_width)[None, :]
             if WIDEN:
-                k = _widen(tl.load(at, mask=mask, other=0))
-                # The plane of scales follows the plane of values; 2^16 undoes both widenings.
+                k = widen(tl.load(at, mask=mask, other=0))
+                # The plane of scales follows the plane of values; both sides are widened.
                 factor = tl.load(
                     scale_ptr + page * scale_page_stride + PAGE * (d_width // 4) + n % PAGE,
                     mask=ok, other=0.0,
-                ) * 65536.0  # fmt: skip
+                ) * (WIDENED * WIDENED)  # fmt: skip
             else:
                 k = tl.load(at, mask=mask, other=0.0).to(tl.float32)
                 factor = tl.zeros((BLOCK_N,), tl.float32) + 1.0
@@ -141,8 +135,8 @@ def ragged_kernel(
         if scale_ptr is not None:
             factor = tl.load(scale_ptr + n, mask=ok, other=0.0)
         if WIDEN:
-            k = _widen(tl.load(at, mask=mask, other=0))
-            factor = factor * 65536.0
+            k = widen(tl.load(at, mask=mask, other=0))
+            factor = factor * (WIDENED * WIDENED)
         else:
             k = tl.load(at, mask=mask, other=0.0).to(tl.float32)
         score = _sum_heads(q, k, weight, factor, M, R, HEADS, BLOCK_N)

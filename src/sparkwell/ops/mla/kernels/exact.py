@@ -10,6 +10,7 @@ The latent's columns form G groups of 64, one or more a warp, as in the grouped 
 import triton
 import triton.language as tl
 
+from sparkwell.ops.kernels.e4m3 import WIDENED, widen
 from sparkwell.ops.mla.kernels.finish import finish
 from sparkwell.ops.mla.kernels.keys import key_list, key_offsets
 
@@ -26,13 +27,12 @@ def _latent(
     row = at[None, :, None]
     mask = ok[None, :, None] & (column < RANK)
     if FP8:
-        x = tl.load(latent_ptr + row * 4 + column, mask=mask, other=0).to(tl.int16)
-        bits = (((x & 0x7F) << 7) | ((x & 0x80) << 8)).to(tl.int16)  # the value times 2^-8
+        x = widen(tl.load(latent_ptr + row * 4 + column, mask=mask, other=0))
         first = (tl.arange(0, G) * COLUMNS)[:, None]  # column of each group
         factor = tl.load(
             scale_ptr + at[None, :] + first // SCALED, mask=ok[None, :] & (first < RANK), other=0.0
         )  # [G, BLOCK_N]
-        return bits.to(tl.float16, bitcast=True).to(tl.float32) * (factor * 256.0)[:, :, None]
+        return x.to(tl.float32) * (factor * WIDENED)[:, :, None]
     else:
         return tl.load(latent_ptr + row + column, mask=mask, other=0.0).to(tl.float32)
 
