@@ -25,6 +25,7 @@ def demo(
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = PROMPT,
     max_tokens: options.MaxTokens = 160,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 2,
+    device: options.Device = "auto",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -35,11 +36,12 @@ def demo(
     from sparkwell.hardware.probe import probe
 
     machine = probe()
+    refusal = "--device cpu was said" if device == "cpu" else gpu_refusal()
     if not as_json:
-        write("\n".join(_machine_lines(machine, gpu_refusal())) + "\n\n")
+        write("\n".join(_machine_lines(machine, refusal)) + "\n\n")
     # One thread: the model's matrices are so small that threads would mostly wait for each other,
     # and on a busy machine for the scheduler.
-    with open_model(MODEL, threads=1) as llm:
+    with open_model(MODEL, threads=1, device=device) as llm:
         facts = _model_facts(llm)
         if not as_json:
             write("\n".join(_model_lines(facts)) + f"\n\n{prompt}")
@@ -53,7 +55,7 @@ def demo(
     if as_json:
         report = {
             "gpus": [gpu.name for gpu in machine.gpus],
-            "computed_on": "cpu",
+            "computed_on": facts.pop("device"),
             "model": facts,
             "prompt": prompt,
             "text": "".join(pieces),
@@ -97,6 +99,7 @@ def _model_facts(llm: "LLM") -> dict[str, Any]:
     assert config.moe is not None and config.indexer is not None
     return {
         "name": MODEL,
+        "device": str(runner.device).partition(":")[0],
         "architecture": config.model_type,
         "parameters": sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),
         "bytes": sum(tensor.nbytes for tensor in checkpoint.tensors.values()),

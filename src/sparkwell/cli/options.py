@@ -43,7 +43,7 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto or cpu.", rich_help_panel=_MODEL)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)]
 ComputeDtype = Annotated[
     Dtype, typer.Option("--dtype", help="What to compute in.", rich_help_panel=_MODEL)
 ]

@@ -126,7 +126,10 @@ def sample_reference(
     ids = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     for i, (row, (prompt_ids, output_ids)) in enumerate(zip(rows, histories, strict=True)):
         x = adjusted_logits_reference(logits[i], row, prompt_ids, output_ids)
-        ids[i] = x.argmax() if row.temperature == 0.0 else _inverse_cdf(x, float(uniforms[i]))
+        if row.temperature == 0.0:
+            ids[i] = _greedy(x[None])[0]
+        else:
+            ids[i] = _inverse_cdf(x, float(uniforms[i]))
     return ids
 
 

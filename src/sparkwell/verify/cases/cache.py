@@ -44,7 +44,8 @@ def _write(make: Maker, *, record: str, rows: int, page_size: int, pages: int) -
         values[5, 1] = float("inf")
         # With 448 in every group the scale is 1, and these lie halfway between two codes.
         values[6] = 448.0
-        values[6, 1::2] = 1.0625
+        values[6, 1::4] = 1.0625  # to the even code below
+        values[6, 3::4] = 1.1875  # to the even code above
         values[6, 2::4] = 3 * 2.0**-10
     return {"cache": cache, "slots": slots, "values": values}
 
