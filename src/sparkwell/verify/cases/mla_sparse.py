@@ -32,6 +32,8 @@ class Shape:
     lengths: bool = False
     values: float = 0.25  # size of the cached values
     strided: bool = False
+    growing: bool = False  # later slots hold larger values: FP8 scales climb from tile to tile
+    sharp: float = 1.0  # size of the queries: large ones show what rounding them would do
 
 
 def _cache(make: Maker, s: Shape) -> PagedCache:
@@ -44,18 +46,23 @@ def _cache(make: Maker, s: Shape) -> PagedCache:
         for start in range(0, cache.num_slots, step):
             count = min(step, cache.num_slots - start)
             slots = torch.arange(start, start + count, device=make.device)
-            cache.write(slots, make.randn(count, record.width, scale=s.values))
+            values = make.randn(count, record.width, scale=s.values)
+            if s.growing:
+                values = values * torch.exp2(6.0 * slots / cache.num_slots - 6.0)[:, None]
+            cache.write(slots, values)
     return cache
 
 
 def _inputs(make: Maker, s: Shape) -> Inputs:
     cache = _cache(make, s)
-    q = make.randn(s.rows, s.heads, record_width(s), dtype=DTYPES[s.query])
+    q = make.randn(s.rows, s.heads, record_width(s), dtype=DTYPES[s.query], scale=s.sharp)
     if s.strided:
         q = q.transpose(0, 1).contiguous().transpose(0, 1)
     # From below zero to past the end, so some are invalid; few pages, so some come twice.
     spare = max(2, cache.num_slots // 8) if s.topk < cache.num_slots * 8 else 0
     slots = make.randint(-spare, cache.num_slots + spare, s.rows, s.topk)
+    if s.growing:
+        slots = slots.sort(-1).values
     if s.rows > 1 and make.device.type != "meta":
         slots[1] = -1  # a row without a key
         if s.rows > 2:
@@ -92,6 +99,11 @@ CASES: tuple[Case, ...] = (
     _case("fp8-sink-lengths", Shape(rows=5, heads=17, topk=75, sink=True, lengths=True)),
     _case("fp8-one-head-pow2", Shape(heads=1, topk=33, scale="pow2", page_size=64, pages=3)),
     _case("fp8-strided-gap", Shape(rows=3, heads=20, topk=37, strided=True, gap=48)),
+    _case("fp8-growing", Shape(rows=1, topk=96, growing=True)),
+    _case(
+        "bf16-sharp",
+        Shape(1, record="bf16", query="fp16", rank=256, d_v=256, sharp=60.0, values=0.1),
+    ),
     _case("fp8-tiny-values", Shape(rows=3, values=1e-6)),
     _case("fp8-large-values", Shape(rows=3, values=3e4)),
     _case("fp8-fp16-query", Shape(rows=3, query="fp16", topk=17)),
