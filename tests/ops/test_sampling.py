@@ -9,14 +9,17 @@ import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.ops.sampling import (
+    NOTHING,
     SamplingRow,
     adjusted_logits_reference,
+    greedy,
     logprobs,
     logprobs_reference,
     sample,
     sample_reference,
     uniform,
 )
+from sparkwell.ops.sampling.batched import logprobs_batched, sample_batched
 from sparkwell.testing import in_poison
 
 INF = math.inf
@@ -439,3 +442,82 @@ def test_wrong_arguments_of_logprobs_are_named() -> None:
         logprobs(x, torch.tensor([-1, 5]), top=0)
     with pytest.raises(BadInput, match="largest logit is nan"):
         logprobs(torch.tensor([[0.0, math.nan]]), torch.tensor([0]), top=1)
+
+
+# ---------------------------------------------------------------- all rows at once
+
+
+def random_row(generator: torch.Generator) -> SamplingRow:
+    def pick(*values: Any) -> Any:
+        return values[int(torch.randint(len(values), (1,), generator=generator))]
+
+    return SamplingRow(
+        temperature=pick(0.0, 0.3, 1.0, 1.7),
+        top_k=pick(0, 0, 1, 5, 40, 400),
+        top_p=pick(1.0, 1.0, 0.9, 0.2, 0.0),
+        min_p=pick(0.0, 0.0, 0.05, 1.0),
+        repetition_penalty=pick(1.0, 1.0, 1.3, 0.7),
+        presence_penalty=pick(0.0, 0.0, 0.6),
+        frequency_penalty=pick(0.0, 0.0, -0.3, 0.7),
+        logit_bias=pick({}, {}, {3: 1.5, 17: -INF}),
+        suppressed=pick(frozenset(), frozenset({0, 5, 9999})),
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("round_to", [0.0, 0.5])
+def test_all_rows_at_once_draw_what_each_draws_alone(seed: int, round_to: float) -> None:
+    """Bit for bit: the same operations in the same order, ties included."""
+    generator = torch.Generator().manual_seed(seed)
+    n, vocab = 40, 200
+    logits = in_poison(randn(n, vocab, seed=seed))
+    if round_to:
+        logits.copy_((logits / round_to).round() * round_to)
+    rows = [random_row(generator) for _ in range(n)]
+    ids = torch.randint(vocab, (n, 2, 9), generator=generator).tolist()
+    histories = [(tuple(prompt), tuple(output)) for prompt, output in ids]
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    u[:3] = torch.tensor([0.0, 1.0 - 2.0**-53, 1.0])
+    want = sample_reference(logits, rows, histories, u)
+    assert sample_batched(logits, rows, histories, u).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(
+    "row", [SamplingRow(top_k=3), SamplingRow(top_p=0.3), SamplingRow(min_p=0.5), GREEDY], ids=str
+)
+def test_a_row_that_masks_leaves_the_others_whole(row: SamplingRow) -> None:
+    u = torch.full((2,), 1.0 - 2.0**-53, dtype=torch.float64)
+    x = torch.zeros(2, 50)
+    assert sample_batched(x, [row, SamplingRow()], [((), ())] * 2, u)[1] == 49
+
+
+def test_what_cannot_be_sampled_is_no_token_and_no_wait() -> None:
+    x = torch.zeros(5, 6)
+    x[0, 2], x[1, 3], x[2] = math.nan, INF, -INF
+    rows = [SamplingRow(), GREEDY, SamplingRow(top_p=0.5), GREEDY, SamplingRow()]
+    rows[3] = SamplingRow(temperature=0.0, suppressed=frozenset(range(6)))
+    got = sample_batched(x, rows, [((), ())] * 5, torch.full((5,), 0.9))
+    assert got.tolist() == [NOTHING] * 4 + [5]
+    assert greedy(x).tolist() == [NOTHING, NOTHING, NOTHING, 0, 0]
+    assert greedy(torch.zeros(2, 0)).tolist() == [NOTHING] * 2
+    with pytest.raises(BadInput, match=r"greedy: logits is int64 \[3\], want float \[B, V\]"):
+        greedy(torch.tensor([1, 2, 3]))
+
+
+def test_ids_outside_the_vocabulary_are_named_for_all_rows_at_once() -> None:
+    x, u, none = torch.zeros(2, 5), torch.zeros(2), ((), ())
+    for row, text in (
+        (SamplingRow(logit_bias={5: 1.0}), "logit_bias"),
+        (SamplingRow(repetition_penalty=2.0), "history"),
+        (SamplingRow(presence_penalty=2.0), "output"),
+    ):
+        with pytest.raises(BadInput, match=f"sampling: {text} holds ids from . to 5, want 0 to 4"):
+            sample_batched(x, [SamplingRow(), row], [none, ((1,), (5,))], u)
+
+
+@pytest.mark.parametrize("top", [0, 3, 40])
+def test_log_probabilities_of_all_rows_at_once(top: int) -> None:
+    logits, ids = (2 * randn(5, 40)).round() / 2, torch.tensor([5, 0, 39, 7, 7])
+    want = logprobs_reference(logits, ids, top)
+    got = logprobs_batched(in_poison(logits), ids, top)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

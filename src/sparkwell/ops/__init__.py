@@ -27,6 +27,7 @@ OPS: Mapping[str, str] = MappingProxyType(
         "logical_to_physical": "sparkwell.ops.indexer",
         "cache_write": "sparkwell.ops.cache",
         "cache_gather": "sparkwell.ops.cache",
+        "greedy": "sparkwell.ops.sampling",
         "sample": "sparkwell.ops.sampling",
         "logprobs": "sparkwell.ops.sampling",
     }

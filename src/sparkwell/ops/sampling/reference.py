@@ -1,4 +1,4 @@
-"""Sampling: logits -> adjusted logits -> one token per row, by inverse CDF of one uniform number.
+"""Sampling, row by row in torch: logits -> adjusted logits -> a token by inverse CDF of a uniform.
 
 p = softmax(adjusted);  token = the first id, in id order, with p[0] + ... + p[id] > u
 The adjustments run in this order: logit_bias (OpenAI API), suppressed ids, repetition penalty
@@ -15,10 +15,10 @@ from typing import TypeAlias
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.ops.backend import choose
 
 History: TypeAlias = tuple[Sequence[int], Sequence[int]]  # prompt ids, output ids
 
+NOTHING = -1  # in place of an id: the row's largest logit is NaN or infinite
 MASK64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment: 2^64 / golden ratio
 
@@ -66,9 +66,6 @@ def _mix64(z: int) -> int:
     return z ^ (z >> 31)
 
 
-# ---------------------------------------------------------------- reference
-
-
 def adjusted_logits_reference(
     logits: torch.Tensor, row: SamplingRow, prompt_ids: Sequence[int], output_ids: Sequence[int]
 ) -> torch.Tensor:
@@ -82,16 +79,16 @@ def adjusted_logits_reference(
     """
     x = logits.to(torch.float32, copy=True)
     if row.logit_bias:
-        ids = _ids("logit_bias", row.logit_bias, x)
+        ids = _index("logit_bias", row.logit_bias, x)
         x[ids] += torch.tensor(list(row.logit_bias.values()), dtype=x.dtype, device=x.device)
     if row.suppressed:
         x[[i for i in row.suppressed if 0 <= i < len(x)]] = -torch.inf
     if row.repetition_penalty != 1.0:
-        ids = _ids("history", {*prompt_ids, *output_ids}, x)
+        ids = _index("history", {*prompt_ids, *output_ids}, x)
         seen = x[ids]
         x[ids] = torch.where(seen > 0, seen / row.repetition_penalty, seen * row.repetition_penalty)
     if row.presence_penalty or row.frequency_penalty:
-        counts = torch.bincount(_ids("output", output_ids, x), minlength=len(x))
+        counts = torch.bincount(_index("output", output_ids, x), minlength=len(x))
         x -= row.frequency_penalty * counts + row.presence_penalty * (counts > 0)
     largest = _finite_maximum(x)
     if row.temperature > 0.0:
@@ -120,29 +117,25 @@ def sample_reference(
     uniforms: torch.Tensor,
 ) -> torch.Tensor:
     """The meaning of `sample`: rows one by one.  [B, V], B rows, B histories, [B] -> [B] int64"""
-    plain = SamplingRow(temperature=0.0)
-    if all(row == plain for row in rows):  # greedy: one wait for the device, not one a row
-        return _greedy(logits)
     ids = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     for i, (row, (prompt_ids, output_ids)) in enumerate(zip(rows, histories, strict=True)):
         x = adjusted_logits_reference(logits[i], row, prompt_ids, output_ids)
         if row.temperature == 0.0:
-            ids[i] = _greedy(x[None])[0]
+            ids[i] = greedy_reference(x[None])[0]
         else:
             ids[i] = _inverse_cdf(x, float(uniforms[i]))
     return ids
 
 
-def _greedy(logits: torch.Tensor) -> torch.Tensor:
-    """Lowest id of each row's largest logits.  [B, V] -> [B] int64"""
+def greedy_reference(logits: torch.Tensor) -> torch.Tensor:
+    """The meaning of `greedy`.  [B, V] -> [B] int64"""
     x = logits.float()
-    largest = x.amax(-1, keepdim=True)
-    bad = largest[~torch.isfinite(largest)]
-    if len(bad):
-        _finite_maximum(bad)
-    # 1 at the largest, 0 elsewhere; torch's argmax promises no order among equals, so weigh them.
-    position = torch.arange(x.shape[-1], 0, -1, device=x.device)
-    return ((x == largest) * position).argmax(-1)
+    if not x.shape[-1]:
+        return torch.full((len(x),), NOTHING, device=x.device)
+    largest = x.amax(-1, keepdim=True)  # NaN spreads through the maximum
+    # V - id at the largest, 0 elsewhere; torch's argmax promises no order among equals.
+    place = torch.arange(x.shape[-1], 0, -1, device=x.device)
+    return ((x == largest) * place).argmax(-1).masked_fill(~largest.isfinite()[:, 0], NOTHING)
 
 
 def _inverse_cdf(x: torch.Tensor, u: float) -> torch.Tensor:
@@ -169,11 +162,16 @@ def logprobs_reference(
 def _finite_maximum(x: torch.Tensor) -> float:
     largest = float(x.amax()) if len(x) else -math.inf  # NaN spreads through the maximum
     if not math.isfinite(largest):
-        raise BadInput(
-            f"sampling: the largest logit is {largest}, want a finite one: the model gave NaN or "
-            "infinity, or logit_bias and suppressed ids leave no token to draw"
-        )
+        raise cannot_be_sampled(f"the largest logit is {largest}")
     return largest
+
+
+def cannot_be_sampled(what: str) -> BadInput:
+    """The error of a row that has no finite largest logit."""
+    return BadInput(
+        f"sampling: {what}, want a finite one: the model gave NaN or infinity, or logit_bias and "
+        "suppressed ids leave no token to draw"
+    )
 
 
 def _largest(x: torch.Tensor, k: int) -> torch.Tensor:
@@ -184,70 +182,16 @@ def _largest(x: torch.Tensor, k: int) -> torch.Tensor:
     return candidates[x[candidates].sort(descending=True, stable=True).indices[:k]]
 
 
-def _ids(name: str, ids: Iterable[int], x: torch.Tensor) -> torch.Tensor:
-    """`ids` as an index into the vocabulary, the last dimension of x; BadInput outside it."""
+def _index(name: str, ids: Iterable[int], x: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(check_ids(name, ids, x.shape[-1]), dtype=torch.int64, device=x.device)
+
+
+def check_ids(name: str, ids: Iterable[int], vocab_size: int) -> list[int]:
+    """`ids` as a list; BadInput where one is outside the vocabulary."""
     known = list(ids)
-    if known and not (min(known) >= 0 and max(known) < x.shape[-1]):
+    if known and not (min(known) >= 0 and max(known) < vocab_size):
         raise BadInput(
             f"sampling: {name} holds ids from {min(known)} to {max(known)}, want 0 to "
-            f"{x.shape[-1] - 1}, the model's vocabulary"
+            f"{vocab_size - 1}, the model's vocabulary"
         )
-    return torch.tensor(known, dtype=torch.int64, device=x.device)
-
-
-# ---------------------------------------------------------------- launch
-
-
-def sample(
-    logits: torch.Tensor,
-    rows: Sequence[SamplingRow],
-    histories: Sequence[History],
-    uniforms: torch.Tensor,
-    *,
-    backend: str = "auto",
-) -> torch.Tensor:
-    """ids[b] = the first id with cumulative softmax(adjusted logits[b]) above uniforms[b].
-
-    logits: [B, V] any float type; finite or -inf.
-    rows: B SamplingRows; at temperature 0 the largest logit is taken, ties the lowest id.
-    histories: B pairs (prompt ids, output ids), for the penalties.
-    uniforms: [B] in [0, 1), from `uniform`; rows at temperature 0 ignore theirs.
-
-    Returns [B] int64.  Probabilities and their sums are fp64 in the reference.
-    Raises BadInput where the counts do not fit or a row cannot be sampled.
-    """
-    choose("sample", logits, backend, kernel=True)  # torch on any device
-    counts = {len(rows), len(histories), *uniforms.shape}
-    if logits.ndim != 2 or uniforms.ndim != 1 or counts != {len(logits)}:
-        raise BadInput(
-            f"sample: logits is {tuple(logits.shape)} with {len(rows)} rows, {len(histories)} "
-            f"histories and uniforms {tuple(uniforms.shape)}, want [B, V] and B of each"
-        )
-    if len(uniforms) and not (uniforms.min() >= 0.0 and uniforms.max() <= 1.0):
-        raise BadInput(
-            f"sample: uniforms range from {float(uniforms.min())} to {float(uniforms.max())}, "
-            "want [0, 1)"
-        )
-    return sample_reference(logits, rows, histories, uniforms)
-
-
-def logprobs(
-    logits: torch.Tensor, ids: torch.Tensor, *, top: int, backend: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """log softmax(logits) at ids and at the `top` largest, of the model's own (raw) logits.
-
-    logits: [B, V] any float type.
-    ids: [B] integers in [0, V).
-    top: alternatives per row, 0 to V.
-
-    Returns logprob [B] fp32, top ids [B, top] int64 (likeliest first, ties: lower id) and their
-    logprobs [B, top] fp32.  Raises BadInput where the shapes do not fit.
-    """
-    choose("logprobs", logits, backend, kernel=True)  # torch on any device
-    if logits.ndim != 2 or ids.shape != logits.shape[:1] or not 0 <= top <= logits.shape[1]:
-        raise BadInput(
-            f"logprobs: logits is {tuple(logits.shape)}, ids {tuple(ids.shape)} and top {top}, "
-            "want [B, V], [B] and 0 <= top <= V"
-        )
-    _ids("ids", ids.tolist(), logits)
-    return logprobs_reference(logits, ids.to(logits.device), top)
+    return known

@@ -1,0 +1,27 @@
+"""Sampling: logits to tokens, one a row, and log-probabilities."""
+
+from sparkwell.ops.sampling.api import greedy, logprobs, sample
+from sparkwell.ops.sampling.reference import (
+    NOTHING,
+    SamplingRow,
+    adjusted_logits_reference,
+    cannot_be_sampled,
+    greedy_reference,
+    logprobs_reference,
+    sample_reference,
+    uniform,
+)
+
+__all__ = [
+    "NOTHING",
+    "SamplingRow",
+    "adjusted_logits_reference",
+    "cannot_be_sampled",
+    "greedy",
+    "greedy_reference",
+    "logprobs",
+    "logprobs_reference",
+    "sample",
+    "sample_reference",
+    "uniform",
+]

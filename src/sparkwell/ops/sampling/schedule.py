@@ -1,0 +1,30 @@
+"""Rows for the search of each row's largest logit."""
+
+from dataclasses import dataclass
+
+from sparkwell.ops.schedule import EVERY, NO_MMA, Row
+
+
+@dataclass(frozen=True)
+class Problem:
+    """vocab: logits of a row."""
+
+    vocab: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """block: logits that a block looks at in one step."""
+
+    block: int
+    num_warps: int
+    num_stages: int = 1
+
+
+# fmt: off
+TABLE: tuple[Row, ...] = (
+    #   name     schedule            targets  serves
+    Row("short", Schedule(1024, 4),  EVERY,   lambda p: p.vocab <= 4096, "V <= 4096", NO_MMA),
+    Row("long",  Schedule(8192, 16), EVERY,   lambda p: True,            "every V",   NO_MMA),
+)
+# fmt: on
