@@ -298,6 +298,7 @@ def test_a_folder_becomes_a_model(folder: Path) -> None:
     assert asked == {
         "folder": folder, "device": "cpu", "dtype": "bfloat16", "kv_cache_dtype": "fp8",
         "page_size": 8, "num_pages": 9, "eos_ids": frozenset({258}), "progress": progress,
+        "max_requests": 5, "max_context": 50, "enforce_eager": False, "say": None,
     }  # fmt: skip
     scheduler = llm.engine.scheduler
     assert (scheduler.max_batch_tokens, scheduler.max_requests) == (32, 5)
@@ -311,6 +312,7 @@ def test_the_defaults_leave_the_choice_to_the_runner(folder: Path) -> None:
     llm = LLM(str(folder), max_context=20)
     assert asked["num_pages"] is None and asked["device"] == asked["dtype"] == "auto"
     assert asked["kv_cache_dtype"] == "auto" and asked["page_size"] == 64
+    assert asked["max_requests"] == 64 and asked["max_context"] == 20
     assert llm.engine.scheduler.pool.num_pages == 7
     assert llm.engine.max_context == 20
 

@@ -54,8 +54,10 @@ class LLM:
         the runner finds room for.
     max_batch_tokens: rows of one step; max_requests: running at a time.
     max_context: most tokens of prompt and output; None: what the model was made for.
+    enforce_eager: launch the kernels of every step one by one; else decode steps are recorded as
+        CUDA graphs when the model is loaded, which takes a while.
     progress: called with bytes done and bytes in all, while a model is downloaded and again while
-        its weights are loaded.
+        its weights are loaded; say: with lines about what follows.
 
     Raises: BadCheckpoint, Unsupported, BadInput.
     """
@@ -73,7 +75,9 @@ class LLM:
         max_requests: int = 64,
         max_context: int | None = None,
         backend: str = "auto",
+        enforce_eager: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         from sparkwell.checkpoints.config import parse_config, read_config
         from sparkwell.checkpoints.locate import locate
@@ -89,6 +93,7 @@ class LLM:
                 f"max_context is {max_context}, want 2 to {config.max_position}, the positions "
                 f"that the model was made for"
             )
+        max_context = config.max_position if max_context is None else max_context
         tokenizer = Tokenizer.load(folder)
         runner: PagedRunner = build_runner(
             folder,
@@ -98,7 +103,11 @@ class LLM:
             page_size=page_size,
             num_pages=num_pages,
             eos_ids=tokenizer.eos_ids,
+            max_requests=max_requests,
+            max_context=max_context,
+            enforce_eager=enforce_eager,
             progress=progress,
+            say=say,
         )
         pool = PagePool(runner.num_pages, runner.page_size)
         scheduler = Scheduler(pool, max_batch_tokens=max_batch_tokens, max_requests=max_requests)
@@ -107,7 +116,7 @@ class LLM:
             runner,
             scheduler,
             tokenizer,
-            max_context=config.max_position if max_context is None else max_context,
+            max_context=max_context,
             vocab_size=config.vocab_size,
         )
 

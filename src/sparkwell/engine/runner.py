@@ -1,21 +1,31 @@
 """ModelRunner: a step plan becomes a batch, the batch logits, the logits drawn tokens."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from sparkwell.engine.device import choose_device
+from sparkwell.engine.graphs import CudaRecorder, DecodeGraphs, Recorder
 from sparkwell.engine.request import Request, Sampled
 from sparkwell.engine.scheduler import StepPlan
 from sparkwell.errors import BadInput
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.load import Model, load_model
-from sparkwell.ops.sampling import SamplingRow, logprobs, sample, uniform
+from sparkwell.ops.sampling import (
+    NOTHING,
+    SamplingRow,
+    cannot_be_sampled,
+    logprobs,
+    sample,
+    uniform,
+)
 
 CACHE_DTYPES = ("fp32", "bf16", "fp8")
 CPU_CACHE_BYTES = 1 << 30  # what the caches take on a CPU where the caller names no size
 GPU_CACHE_SHARE = 0.8  # of the memory that the weights leave free; the rest is for activations
+GREEDY = SamplingRow(temperature=0.0)
 
 
 class ModelRunner:
@@ -37,14 +47,43 @@ class ModelRunner:
         device: str | torch.device = "cpu",
     ) -> None:
         self.model, self.page_size, self.num_pages = model, page_size, num_pages
-        self.cache_dtype, self.eos_ids, self.device = cache_dtype, eos_ids, device
+        self.cache_dtype, self.eos_ids, self.device = cache_dtype, eos_ids, torch.device(device)
         self.caches = model.allocate(
             num_pages, page_size=page_size, dtype=cache_dtype, device=device
         )
+        self.graphs: DecodeGraphs | None = None
+
+    def record(
+        self,
+        recorder: Recorder,
+        *,
+        max_requests: int,
+        max_context: int,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Record decode steps of so many requests and tokens of a request; `run` replays them."""
+        self.graphs = DecodeGraphs(
+            self.model,
+            self.caches,
+            page_size=self.page_size,
+            max_requests=max_requests,
+            max_context=min(max_context, self.num_pages * self.page_size),
+            device=self.device,
+            recorder=recorder,
+            say=say,
+        )
+        self.graphs.record()
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> dict[int, Sampled]:
         """Compute every token of `plan`; draw one for each request that has reached its end."""
+        drawing = [work.request for work in plan.work if work.samples]
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            done = self.graphs.run(plan.work) if self.graphs is not None else None
+            logits, greedy = (self._forward(plan), None) if done is None else done
+            return self._draw(logits, greedy, drawing) if drawing else {}
+
+    def _forward(self, plan: StepPlan) -> torch.Tensor:
         spans = [
             Span(
                 token_ids=work.request.all_ids[work.start : work.start + work.count],
@@ -55,32 +94,37 @@ class ModelRunner:
             for work in plan.work
         ]
         batch = Batch.build(spans, page_size=self.page_size, device=self.device)
-        logits = self.model.forward(batch, self.caches)  # type: ignore[arg-type]
-        drawing = [work.request for work in plan.work if work.samples]
-        return self._draw(logits, drawing) if drawing else {}
+        return self.model.forward(batch, self.caches)  # type: ignore[arg-type]
 
-    def _draw(self, logits: torch.Tensor, requests: list[Request]) -> dict[int, Sampled]:
-        rows = [self._row(request) for request in requests]
-        histories = [(request.prompt_ids, request.output_ids) for request in requests]
-        draws = [uniform(request.seed, len(request.output_ids)) for request in requests]
-        ids = sample(logits, rows, histories, torch.tensor(draws, dtype=torch.float64)).tolist()
-        wanted = [i for i, r in enumerate(requests) if r.params.logprobs is not None]
-        out = {r.id: Sampled(token) for r, token in zip(requests, ids, strict=True)}
-        if wanted:
-            out |= self._logprobs(logits[wanted], [requests[i] for i in wanted], out)
-        return out
-
-    def _logprobs(
-        self, logits: torch.Tensor, requests: list[Request], drawn: dict[int, Sampled]
+    def _draw(
+        self, logits: torch.Tensor, greedy: torch.Tensor | None, requests: list[Request]
     ) -> dict[int, Sampled]:
-        ids = torch.tensor([drawn[r.id].token_id for r in requests])
-        most = max(r.params.logprobs or 0 for r in requests)
-        chosen, top_ids, top = logprobs(logits, ids, top=min(most, logits.shape[-1]))
+        """One token a request, and one wait for the device.
+
+        greedy: the ids of the largest logits where a recorded step has found them already.
+        """
+        rows = [self._row(request) for request in requests]
+        if greedy is not None and all(row == GREEDY for row in rows):
+            ids = greedy
+        else:
+            histories = [(request.prompt_ids, request.output_ids) for request in requests]
+            draws = [uniform(request.seed, len(request.output_ids)) for request in requests]
+            ids = sample(logits, rows, histories, torch.tensor(draws, dtype=torch.float64))
+        most = [r.params.logprobs for r in requests if r.params.logprobs is not None]
+        drawn: list[Drawn]
+        if not most:
+            drawn = [(token, 0.0, [], []) for token in ids.tolist()]
+        else:
+            drawn = _with_logprobs(logits, ids, min(max(most), logits.shape[-1]))
         out = {}
-        for i, request in enumerate(requests):
-            n = request.params.logprobs or 0
-            pairs = tuple(zip(top_ids[i, :n].tolist(), top[i, :n].tolist(), strict=True))
-            out[request.id] = Sampled(int(ids[i]), float(chosen[i]), pairs)
+        for request, (token, logprob, others, theirs) in zip(requests, drawn, strict=True):
+            if token == NOTHING:
+                raise cannot_be_sampled("the largest logit is NaN or infinite")
+            if (n := request.params.logprobs) is None:
+                out[request.id] = Sampled(token)
+            else:
+                top = tuple(zip(others[:n], theirs[:n], strict=True))
+                out[request.id] = Sampled(token, logprob, top)
         return out
 
     def _row(self, request: Request) -> SamplingRow:
@@ -99,6 +143,19 @@ class ModelRunner:
         )
 
 
+Drawn = tuple[int, float, list[int], list[float]]  # id, its logprob, the likeliest and theirs
+
+
+def _with_logprobs(logits: torch.Tensor, ids: torch.Tensor, top: int) -> list[Drawn]:
+    """Tokens with their log-probabilities, in one copy: fp64 holds ids and fp32 alike."""
+    chosen, others, theirs = logprobs(logits, ids, top=top)
+    columns = (ids[:, None], chosen[:, None], others, theirs)
+    table = torch.cat([column.double() for column in columns], 1).tolist()
+    return [
+        (int(row[0]), row[1], [int(x) for x in row[2 : 2 + top]], row[2 + top :]) for row in table
+    ]
+
+
 def build_runner(
     folder: Path,
     *,
@@ -108,13 +165,19 @@ def build_runner(
     page_size: int = 64,
     num_pages: int | None = None,
     eos_ids: frozenset[int] = frozenset(),
+    max_requests: int = 64,
+    max_context: int = 1 << 20,
+    enforce_eager: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> ModelRunner:
     """Load `folder` and give it caches.
 
     device: "cpu", "cuda", "cuda:N", or "auto": a GPU that the kernels serve, else the CPU.
     kv_cache_dtype: "fp32", "bf16", "fp8", or "auto": as wide as the model computes.
     num_pages: None takes 1 GiB for all layers' caches on the CPU, and most of a GPU's free memory.
+    max_requests, max_context: of a step and of a request.  On a GPU decode steps up to these are
+        recorded as CUDA graphs, unless enforce_eager; say: called with lines about it.
     """
     place = choose_device(device)
     if page_size < 1:
@@ -125,7 +188,7 @@ def build_runner(
         num_pages = _default_pages(model, cache_dtype, page_size, place)
     if num_pages < 1:
         raise BadInput(f"number of cache pages is {num_pages}; want at least 1")
-    return ModelRunner(
+    runner = ModelRunner(
         model,
         num_pages=num_pages,
         page_size=page_size,
@@ -133,6 +196,10 @@ def build_runner(
         eos_ids=eos_ids,
         device=place,
     )
+    if place.type == "cuda" and not enforce_eager:
+        limits = {"max_requests": max_requests, "max_context": max_context}
+        runner.record(CudaRecorder(place), **limits, say=say)
+    return runner
 
 
 def page_bytes(model: Model, cache_dtype: str, page_size: int) -> int:

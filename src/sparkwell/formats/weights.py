@@ -84,7 +84,7 @@ def fp8_scales(amax: torch.Tensor, *, floor: float, pow2: bool) -> torch.Tensor:
     A NaN or infinite amax gives a NaN or infinite scale.
     """
     # By a tensor: on a GPU torch turns division by a number into a product with its inverse.
-    scales = amax.clamp(min=floor) / amax.new_tensor(E4M3_MAX)
+    scales = amax.clamp(min=floor) / amax.new_full((), E4M3_MAX)
     return pow2_ceil(scales) if pow2 else scales
 
 

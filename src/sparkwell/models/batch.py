@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -108,23 +109,24 @@ class Batch:
         """B, the number of requests."""
         return len(self.query_lens)
 
+    @cached_property
     def request_of_token(self) -> torch.Tensor:
-        """[T] int64: the request each row belongs to."""
+        """[T] int64: the request each row belongs to; the same in every layer."""
         lens = self.query_start.diff().to(torch.int64)
         order = torch.arange(self.num_requests, device=lens.device)
         rows = sum(self.query_lens)  # known here: without it a GPU would be waited for
         return torch.repeat_interleave(order, lens, output_size=rows)
 
-    def select(self, requests: Sequence[int]) -> tuple[torch.Tensor, "Batch"]:
-        """The rows of these requests, and the batch that holds them alone."""
+    def select(self, requests: Sequence[int]) -> tuple[torch.Tensor | slice, "Batch"]:
+        """The rows of these requests, in order, and the batch that holds them alone."""
+        if len(requests) == self.num_requests:
+            return slice(None), self
         bounds = [0]
         for n in self.query_lens:
             bounds.append(bounds[-1] + n)
         device = self.token_ids.device
         picked = [row for i in requests for row in range(bounds[i], bounds[i + 1])]
         rows = torch.tensor(picked, dtype=torch.int64, device=device)
-        if len(requests) == self.num_requests:
-            return rows, self
         which = torch.tensor(list(requests), dtype=torch.int64, device=device)
         lens = self.query_start.diff()[which]
         query_start = torch.zeros(len(requests) + 1, dtype=torch.int32, device=device)

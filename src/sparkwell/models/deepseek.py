@@ -35,13 +35,16 @@ class LayerCache:
     index: PagedCache | None
 
 
+Share = tuple[torch.Tensor | slice, Batch]
+
+
 @dataclass(frozen=True)
 class Split:
     """A batch's requests by the form of attention that serves them, each with its rows."""
 
-    expanded: tuple[torch.Tensor, Batch] | None
-    absorbed: tuple[torch.Tensor, Batch] | None
-    sparse: tuple[torch.Tensor, Batch] | None
+    expanded: Share | None
+    absorbed: Share | None
+    sparse: Share | None
 
 
 class Indexer:
@@ -147,7 +150,7 @@ class Attention:
                 rows, part = split.sparse
                 indices = self.indexer.select(x[rows], c_q[rows], part, cache.index)
                 slots = logical_to_physical(
-                    indices, part.request_of_token(), part.block_table, page_size=part.page_size
+                    indices, part.request_of_token, part.block_table, page_size=part.page_size
                 )
 
         out = x.new_zeros(x.shape[0], self.heads, self.value)
@@ -233,6 +236,8 @@ class DeepseekModel:
         self.embed = weights.tensor("model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
         self.layers = [Layer(c, weights, i) for i in range(c.num_layers)]
         self.norm = weights.tensor("model.norm.weight", (c.hidden_size,))
+        # Up to this many tokens a query attends to every key of its context; None: always.
+        self.dense_context = None if c.indexer is None else c.indexer.topk
         self.lm_head = self.embed
         if not c.tie_word_embeddings:
             self.lm_head = weights.tensor("lm_head.weight", (c.vocab_size, c.hidden_size))
@@ -270,12 +275,12 @@ class DeepseekModel:
     def split(self, batch: Batch) -> Split:
         """Sparse once a context outgrows index_topk (below that DSA is dense attention exactly);
         else absorbed, or expanded for long prefill chunks."""
-        topk = self.config.indexer.topk if self.config.indexer is not None else None
+        topk = self.dense_context
         expanded, absorbed, sparse = [], [], []
         for i, (queries, keys) in enumerate(zip(batch.query_lens, batch.key_lens, strict=True)):
             if topk is not None and keys > topk:
                 sparse.append(i)
-            elif self.expand_from is not None and queries >= self.expand_from:
+            elif self.expand_from is not None and queries >= max(2, self.expand_from):
                 expanded.append(i)
             else:
                 absorbed.append(i)

@@ -20,12 +20,15 @@ class Rotary:
     def __init__(self, dim: int, config: RopeConfig, *, interleaved: bool) -> None:
         self.inv_freq, self.attention_factor = rope_frequencies(dim, **asdict(config))
         self.interleaved = interleaved
+        self._on: dict[torch.device, torch.Tensor] = {}
 
     def __call__(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        if x.device not in self._on:  # once: a copy from the host is a wait
+            self._on[x.device] = self.inv_freq.to(x.device)
         return rope(
             x,
             positions,
-            self.inv_freq.to(x.device),
+            self._on[x.device],
             attention_factor=self.attention_factor,
             interleaved=self.interleaved,
         )

@@ -84,6 +84,8 @@ class Layer:
 class LlamaModel:
     """Token ids and paged caches to logits."""
 
+    dense_context: int | None = None  # every query attends to all its keys, or to a window of them
+
     def __init__(self, config: LlamaConfig, weights: Weights) -> None:
         c = self.config = config
         self.embed = weights.tensor("model.embed_tokens.weight", (c.vocab_size, c.hidden_size))
