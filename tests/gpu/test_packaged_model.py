@@ -24,7 +24,8 @@ CACHES = ["fp32", "bf16", "fp8"]
 
 
 def written(device: str, cache: str) -> list[list[int]]:
-    with LLM("bard", device=device, dtype="float32", kv_cache_dtype=cache, num_pages=256) as llm:
+    settings = {"dtype": "float32", "kv_cache_dtype": cache, "num_pages": 256, "max_requests": 4}
+    with LLM("bard", device=device, **settings) as llm:  # type: ignore[arg-type]
         return [list(out.token_ids) for out in llm.generate(PROMPTS, GREEDY)]
 
 

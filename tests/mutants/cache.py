@@ -4,7 +4,7 @@ CACHE = "ops/cache/kernel.py"
 E4M3 = "ops/kernels/e4m3.py"
 ROPE = "ops/rope/kernel.py"
 SWIGLU = "ops/activation/kernel.py"
-EXPERTS = "ops/moe/kernel.py"
+EXPERTS = "ops/moe/kernels/experts.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "cache_ or rope or swiglu or experts"]
 MUTANTS = [
     (E4M3, "magnitude + 0x7FFFF + ((magnitude >> 20) & 1)", "magnitude + 0x7FFFF"),

@@ -19,7 +19,7 @@ from sparkwell.ops.linear import linear
 from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
 from sparkwell.ops.norm import layer_norm, rms_norm
 from sparkwell.ops.rope import rope
-from sparkwell.ops.sampling import SamplingRow, logprobs, sample
+from sparkwell.ops.sampling import SamplingRow, greedy, logprobs, sample
 
 
 def far(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -42,6 +42,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "experts": lambda **b: experts(
         far(2, 4), far(2, 1, dtype=torch.int64), far(2, 1), far(3, 6, 4), far(3, 4, 3), **b
     ),
+    "greedy": lambda **b: greedy(far(1, 4), **b),
     "sample": lambda **b: sample(far(1, 4), [SamplingRow()], [((), ())], torch.tensor([0.5]), **b),
     "logprobs": lambda **b: logprobs(far(1, 4), torch.tensor([0]), top=1, **b),
 }
@@ -50,6 +51,7 @@ HINTS = {
     "max_context_len",
     "num_keys",
 }  # bounds a kernel's grid, changes no result
+CAST = {"out_dtype"}  # of a result that the reference leaves in fp32
 WITHOUT_VALUES = ["rms_norm", "layer_norm", "swiglu", "rope", "linear"]  # run on meta tensors
 WITHOUT_VALUES += ["route_sigmoid", "route_softmax"]
 
@@ -109,7 +111,7 @@ def test_an_indexed_op_has_its_reference_and_takes_a_backend_last(op: str) -> No
     *arguments, backend = inspect.signature(public).parameters.values()
     assert (backend.name, backend.default) == ("backend", "auto")
     assert backend.kind is inspect.Parameter.KEYWORD_ONLY
-    wanted = [argument.name for argument in arguments if argument.name not in HINTS]
+    wanted = [argument.name for argument in arguments if argument.name not in HINTS | CAST]
     given = [name for name in inspect.signature(reference).parameters if name not in HINTS]
     assert given == wanted
     for argument in arguments:

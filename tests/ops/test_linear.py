@@ -138,3 +138,12 @@ def test_wrong_shapes_are_named() -> None:
     wrong = r"linear: bias is \(1,\) for weight \(4, 5\), want \(4,\), one value per output"
     with pytest.raises(BadInput, match=wrong):
         linear(torch.ones(2, 5), torch.ones(4, 5), torch.ones(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (0, 7), (2, 3, 7), (7,)], ids=str)
+def test_a_wider_result_than_the_operands(shape: tuple[int, ...]) -> None:
+    x, weight, bias = randn(*shape).bfloat16(), randn(5, 7).bfloat16(), randn(5)
+    got = linear(x, weight, bias, out_dtype=torch.float32)
+    assert got.dtype == torch.float32
+    assert_matches(got, x.double() @ weight.double().T + bias, "matmul")
+    assert linear(x, weight, out_dtype=torch.bfloat16).dtype == torch.bfloat16

@@ -78,7 +78,7 @@ class Indexer:
         """q [T, heads, head_dim], and w [T, heads] fp32 with both scale factors folded in."""
         heads, dim = self.config.num_heads, self.config.head_dim
         q = linear(c_q, self.wq_b).unflatten(-1, (heads, dim))
-        w = linear(x.float(), self.weights_proj) * (heads**-0.5 * dim**-0.5)
+        w = linear(x, self.weights_proj, out_dtype=torch.float32) * (heads**-0.5 * dim**-0.5)
         return self._rotate(q, positions), w
 
     def select(
@@ -295,4 +295,4 @@ class DeepseekModel:
         for layer, cache in zip(self.layers, caches, strict=True):
             h, slots = layer(h, batch, split, cache, slots)
         h = rms_norm(h[batch.logit_rows], self.norm, eps=self.config.rms_norm_eps)
-        return linear(h.float(), self.lm_head)
+        return linear(h, self.lm_head, out_dtype=torch.float32)

@@ -67,7 +67,7 @@ class Moe:
 
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Routing weights [T, k] fp32 and expert ids [T, k]; the router always runs in fp32."""
-        c, logits = self.config, linear(x.float(), self.router)
+        c, logits = self.config, linear(x, self.router, out_dtype=torch.float32)
         route = route_softmax if self.bias is None else partial(route_sigmoid, bias=self.bias)
         return route(
             logits,

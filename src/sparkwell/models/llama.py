@@ -113,4 +113,4 @@ class LlamaModel:
         for layer, cache in zip(self.layers, caches, strict=True):
             h = layer(h, batch, cache)
         h = rms_norm(h[batch.logit_rows], self.norm, eps=self.config.rms_norm_eps)
-        return linear(h.float(), self.lm_head)
+        return linear(h, self.lm_head, out_dtype=torch.float32)

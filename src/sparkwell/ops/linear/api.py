@@ -12,15 +12,21 @@ from sparkwell.ops.linear.reference import linear_reference
 
 
 def linear(
-    x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None, *, backend: str = "auto"
+    x: torch.Tensor,
+    weight: Weight,
+    bias: torch.Tensor | None = None,
+    *,
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """y = x W^T + bias.
 
     x: [..., K] fp32/bf16/fp16.
     weight: [N, K], a float tensor or an Fp8Block (which is dequantized, x is not quantized).
     bias: [N] or None.
+    out_dtype: of the result; None: x's.  fp32 is what logits and scores of half-precision x need.
 
-    Returns [..., N] in x's dtype; products and sums are fp32, cast once.
+    Returns [..., N]; products and sums are fp32, cast once.
     Raises BadInput where the shapes do not fit, Unsupported for FP8 blocks on a GPU.
     """
     served_by = choose("linear", x, backend, kernel=True)
@@ -35,7 +41,7 @@ def linear(
             f"want ({weight.shape[0]},), one value per output"
         )
     if served_by == "reference":
-        return linear_reference(x, weight, bias).to(x.dtype)
+        return linear_reference(x, weight, bias).to(out_dtype or x.dtype)
     if isinstance(weight, Fp8Block):
         raise Unsupported(
             "linear",
@@ -43,5 +49,14 @@ def linear(
             {"kernel": "multiplies float weights only"},
             'load the model on the CPU, or pass backend="reference"',
         )
-    bias = None if bias is None else bias.to(x.dtype)
-    return functional.linear(x, weight.to(x.dtype), bias)
+    if out_dtype in (None, x.dtype):
+        bias = None if bias is None else bias.to(x.dtype)
+        return functional.linear(x, weight.to(x.dtype), bias)
+    assert out_dtype is not None
+    if x.dtype == weight.dtype and out_dtype == torch.float32:
+        # Half-precision operands as they are: a wider copy of the weight would be made every time.
+        y = torch.mm(x.reshape(-1, x.shape[-1]), weight.t(), out_dtype=out_dtype)
+        y = y.reshape(*x.shape[:-1], len(weight))
+    else:
+        y = functional.linear(x.to(out_dtype), weight.to(out_dtype))
+    return y if bias is None else y + bias.to(out_dtype)

@@ -36,22 +36,19 @@ def route_sigmoid(
     Returns weights [T, topk] fp32 and ids [T, topk] int64, best first.
     Raises BadInput where shapes, dtype or counts do not fit.
     """
-    choose("route_sigmoid", logits, backend, kernel=True)  # torch on any device
+    served_by = choose("route_sigmoid", logits, backend, kernel=True)
     _check_router("route_sigmoid", logits, topk, n_group, topk_group)
     if bias.shape != logits.shape[1:]:
         raise BadInput(
             f"route_sigmoid: bias is {tuple(bias.shape)} for logits {tuple(logits.shape)}, "
             f"want ({logits.shape[1]},), one value per expert"
         )
-    return route_sigmoid_reference(
-        logits,
-        bias,
-        topk=topk,
-        n_group=n_group,
-        topk_group=topk_group,
-        normalize=normalize,
-        scale=scale,
-    )
+    options = {"topk": topk, "n_group": n_group, "topk_group": topk_group}
+    if served_by == "reference":
+        return route_sigmoid_reference(logits, bias, **options, normalize=normalize, scale=scale)
+    from sparkwell.ops.moe.router import route_rows
+
+    return route_rows("route_sigmoid", logits, bias, **options, normalize=normalize, scale=scale)
 
 
 def route_softmax(
@@ -76,16 +73,14 @@ def route_softmax(
     Returns weights [T, topk] fp32 and ids [T, topk] int64, best first.
     Raises BadInput where shapes, dtype or counts do not fit.
     """
-    choose("route_softmax", logits, backend, kernel=True)  # torch on any device
+    served_by = choose("route_softmax", logits, backend, kernel=True)
     _check_router("route_softmax", logits, topk, n_group, topk_group)
-    return route_softmax_reference(
-        logits,
-        topk=topk,
-        n_group=n_group,
-        topk_group=topk_group,
-        normalize=normalize,
-        scale=scale,
-    )
+    options = {"topk": topk, "n_group": n_group, "topk_group": topk_group}
+    if served_by == "reference":
+        return route_softmax_reference(logits, **options, normalize=normalize, scale=scale)
+    from sparkwell.ops.moe.router import route_rows
+
+    return route_rows("route_softmax", logits, None, **options, normalize=normalize, scale=scale)
 
 
 def experts(
@@ -122,7 +117,7 @@ def experts(
             {"kernel": "multiplies float weights only"},
             'load the model on the CPU, or pass backend="reference"',
         )
-    from sparkwell.ops.moe.kernel import experts_rows
+    from sparkwell.ops.moe.kernels.experts import experts_rows
 
     return experts_rows(x, ids, weights, gate_up, down)
 

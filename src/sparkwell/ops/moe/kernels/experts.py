@@ -11,7 +11,7 @@ import triton.language as tl
 from sparkwell.ops.activation import swiglu
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
-from sparkwell.ops.moe.schedule import TABLE, Problem
+from sparkwell.ops.moe.schedule import COMBINE, TABLE, CombineProblem, Problem
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
 
@@ -41,6 +41,22 @@ def _pairs_kernel(
             ).to(tl.float32)  # fmt: skip
             total += tl.sum(w * x[None, :], 1)
     tl.store(y_ptr + pair * n + cols, total, mask=of_n)
+
+
+@triton.jit
+def _combine_kernel(
+    y_ptr, part_ptr, weight_ptr, k, width, stride_t, stride_k, BLOCK: tl.constexpr
+):  # fmt: skip
+    t = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = cols < width
+
+    total = tl.zeros((BLOCK,), tl.float32)
+    for j in range(k):  # in the order of the list
+        part = tl.load(part_ptr + (t * k + j) * width + cols, mask=mask, other=0.0)
+        weight = tl.load(weight_ptr + t * stride_t + j * stride_k).to(tl.float32)
+        total += part * weight
+    tl.store(y_ptr + t * width + cols, total.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 # ---------------------------------------------------------------- launch
@@ -73,9 +89,13 @@ def experts_rows(
     x, gate_up, down = map(unit_stride, (x, gate_up, down))
     flat = ids.reshape(-1)
     hidden = swiglu(_multiply(x, flat, gate_up, ids.shape[1]), backend="kernel")
-    parts = _multiply(hidden, flat, down, 1).unflatten(0, ids.shape)  # [T, k, h]
-    # One after the other, so that a token's sum does not depend on how torch splits a reduction.
-    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    for j in range(ids.shape[1]):
-        out += parts[:, j] * weights[:, j, None].float()
-    return out.to(x.dtype)
+    parts = _multiply(hidden, flat, down, 1)  # [T * k, h]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rows, width = x.shape
+    choice = pick("experts", COMBINE, CombineProblem(width), device_of(x.device).target)
+    block = choice.schedule.block
+    launch(
+        _combine_kernel, (rows, triton.cdiv(width, block)), out, parts, weights, ids.shape[1],
+        width, weights.stride(0), weights.stride(1), choice=choice, BLOCK=block,
+    )  # fmt: skip
+    return out
