@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from cli.fake_model import fake_llm
 from sparkwell import __version__
 from sparkwell.cli import app
+from sparkwell.cli.output import note
 from sparkwell.engine import llm as llm_module
 from sparkwell.engine.core import Engine
 from sparkwell.errors import BadCheckpoint
@@ -94,7 +95,7 @@ def test_generate_passes_its_options_on(
     line = (
         "generate fake x --max-tokens 7 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 "
         "--repetition-penalty 1.5 --seed 3 --stop A --stop B --device cpu --dtype bf16 "
-        "--kv-cache-dtype fp8 --page-size 16 --num-pages 99 --max-context 50"
+        "--kv-cache-dtype fp8 --page-size 16 --num-pages 99 --max-context 50 --enforce-eager"
     )
     assert run(*line.split()).exit_code == 0
     (p,) = seen
@@ -109,7 +110,10 @@ def test_generate_passes_its_options_on(
             "page_size": 16,
             "num_pages": 99,
             "max_context": 50,
+            "max_requests": 1,
+            "enforce_eager": True,
             "progress": None,
+            "say": note,
         }
     ]
 
@@ -239,7 +243,7 @@ def test_serve_passes_its_options_on(
     assert (first["limits"].max_body_bytes, first["shutdown_timeout"]) == (77, 3)
     assert first["api_key"] == "from the environment"
     assert (asked[0]["max_requests"], asked[0]["max_batch_tokens"]) == (5, 66)
-    assert asked[0]["max_context"] == 44
+    assert asked[0]["max_context"] == 44 and asked[0]["enforce_eager"] is False
     assert (second["api_key"], second["model_name"]) == ("given", "fake")
     assert (second["host"], second["port"]) == ("127.0.0.1", 8000)
     monkeypatch.delenv("SPARKWELL_API_KEY")

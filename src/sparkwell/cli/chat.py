@@ -32,6 +32,7 @@ def chat(
     page_size: options.PageSize = 64,
     num_pages: options.NumPages = None,
     max_context: options.MaxContext = None,
+    enforce_eager: options.EnforceEager = False,
     threads: options.Threads = None,
     debug: options.Debug = False,
 ) -> None:
@@ -57,7 +58,9 @@ def chat(
         kv_cache_dtype=kv_cache_dtype,
         page_size=page_size,
         num_pages=num_pages,
+        max_requests=1,
         max_context=max_context,
+        enforce_eager=enforce_eager,
     )
     with llm:
         # On a thread of its own a step is never interrupted halfway by Ctrl-C.

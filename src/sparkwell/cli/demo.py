@@ -41,7 +41,7 @@ def demo(
         write("\n".join(_machine_lines(machine, refusal)) + "\n\n")
     # One thread: the model's matrices are so small that threads would mostly wait for each other,
     # and on a busy machine for the scheduler.
-    with open_model(MODEL, threads=1, device=device) as llm:
+    with open_model(MODEL, threads=1, device=device, max_requests=1) as llm:
         facts = _model_facts(llm)
         if not as_json:
             write("\n".join(_model_lines(facts)) + f"\n\n{prompt}")

@@ -39,6 +39,7 @@ def generate(
     page_size: options.PageSize = 64,
     num_pages: options.NumPages = None,
     max_context: options.MaxContext = None,
+    enforce_eager: options.EnforceEager = False,
     threads: options.Threads = None,
     debug: options.Debug = False,
 ) -> None:
@@ -68,7 +69,9 @@ def generate(
         kv_cache_dtype=kv_cache_dtype,
         page_size=page_size,
         num_pages=num_pages,
+        max_requests=1,
         max_context=max_context,
+        enforce_eager=enforce_eager,
     )
     with llm:
         if as_json:

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sparkwell.cli.output import loading
+from sparkwell.cli.output import loading, note
 
 if TYPE_CHECKING:
     from sparkwell.engine.llm import LLM
 
 
 def open_model(model: str, *, threads: int | None, **settings: Any) -> "LLM":
-    """LLM(model, **settings), with a progress bar.
+    """LLM(model, **settings), with a progress bar and notes.
 
     threads: CPU threads of one operation; None: torch's choice, one for each core.
     """
@@ -20,4 +20,4 @@ def open_model(model: str, *, threads: int | None, **settings: Any) -> "LLM":
 
         torch.set_num_threads(threads)
     with loading(model) as progress:
-        return LLM(model, progress=progress, **settings)
+        return LLM(model, progress=progress, say=note, **settings)

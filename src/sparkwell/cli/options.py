@@ -63,6 +63,14 @@ MaxContext = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+EnforceEager = Annotated[
+    bool,
+    typer.Option(
+        "--enforce-eager",
+        help="Launch every kernel by itself: record no CUDA graphs when loading.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -37,6 +37,7 @@ def serve(
     page_size: options.PageSize = 64,
     num_pages: options.NumPages = None,
     max_context: options.MaxContext = None,
+    enforce_eager: options.EnforceEager = False,
     threads: options.Threads = None,
     log_level: Annotated[options.LogLevel | None, typer.Option(help="Of stderr.")] = None,
     debug: options.Debug = False,
@@ -64,6 +65,7 @@ def serve(
         max_batch_tokens=max_batch_tokens,
         max_requests=max_requests,
         max_context=max_context,
+        enforce_eager=enforce_eager,
     )
     name = served_model_name or model
     run(

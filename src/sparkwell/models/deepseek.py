@@ -153,10 +153,10 @@ class Attention:
                     indices, part.request_of_token, part.block_table, page_size=part.page_size
                 )
 
-        out = x.new_zeros(x.shape[0], self.heads, self.value)
+        parts: list[tuple[torch.Tensor | slice, torch.Tensor]] = []
         if split.expanded is not None:
             rows, part = split.expanded
-            out[rows] = self._expanded(q_nope[rows], q_rope[rows], part, cache.latent)
+            parts.append((rows, self._expanded(q_nope[rows], q_rope[rows], part, cache.latent)))
         if split.absorbed is not None:
             rows, part = split.absorbed
             q_latent = self._absorb(q_nope[rows], q_rope[rows])
@@ -171,13 +171,24 @@ class Attention:
                 max_query_len=part.max_query_len,
                 max_context_len=part.max_context_len,
             )
-            out[rows] = self._unabsorb(o)
+            parts.append((rows, self._unabsorb(o)))
         if split.sparse is not None:
             rows, _ = split.sparse
             q_latent = self._absorb(q_nope[rows], q_rope[rows])
             o, _, _ = mla_sparse(q_latent, cache.latent, slots, scale=self.scale, d_v=self.latent)
-            out[rows] = self._unabsorb(o)
-        return linear(out.flatten(1), self.o), slots
+            parts.append((rows, self._unabsorb(o)))
+        return linear(self._joined(x, parts).flatten(1), self.o), slots
+
+    def _joined(
+        self, x: torch.Tensor, parts: Sequence[tuple[torch.Tensor | slice, torch.Tensor]]
+    ) -> torch.Tensor:
+        """The parts' rows in their places, [T, H, dv]; most steps have one part of all rows."""
+        if len(parts) == 1 and isinstance(parts[0][0], slice):
+            return parts[0][1]
+        out = x.new_zeros(x.shape[0], self.heads, self.value)
+        for rows, part in parts:
+            out[rows] = part
+        return out
 
     def _absorb(self, q_nope: torch.Tensor, q_rope: torch.Tensor) -> torch.Tensor:
         """[T, H, dn], [T, H, dr] -> [T, H, dc + dr]: queries that meet the cached record as is."""

@@ -38,13 +38,26 @@ class Mlp:
     """W_down(silu(W_gate x) * (W_up x))."""
 
     def __init__(self, weights: Weights, prefix: str, hidden: int, width: int) -> None:
-        self.gate: Weight = weights.linear(f"{prefix}.gate_proj", width, hidden)
-        self.up: Weight = weights.linear(f"{prefix}.up_proj", width, hidden)
+        self.gate_up = joined(
+            weights.linear(f"{prefix}.gate_proj", width, hidden),
+            weights.linear(f"{prefix}.up_proj", width, hidden),
+        )
         self.down: Weight = weights.linear(f"{prefix}.down_proj", hidden, width)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        gate_up = torch.cat([linear(x, self.gate), linear(x, self.up)], -1)
-        return linear(swiglu(gate_up), self.down)
+        return linear(swiglu(multiplied(x, self.gate_up)), self.down)
+
+
+def joined(*weights: Weight) -> tuple[Weight, ...]:
+    """Weights of the same input: one below the other where they are plain, so one product."""
+    plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
+    return (torch.cat(plain),) if len(plain) == len(weights) else weights
+
+
+def multiplied(x: torch.Tensor, weights: tuple[Weight, ...]) -> torch.Tensor:
+    """What `joined` weights make of x, side by side."""
+    parts = [linear(x, weight) for weight in weights]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class Moe:
