@@ -14,8 +14,9 @@ import torch
 from sparkwell.checkpoints.config import DeepseekConfig, IndexerConfig
 from sparkwell.formats.kv import Record, index_key_record, latent_record
 from sparkwell.formats.paged import PagedCache
+from sparkwell.formats.weights import Weight
 from sparkwell.models.batch import Batch
-from sparkwell.models.layers import Mlp, Moe, Rotary
+from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_prefill
 from sparkwell.ops.cache import cache_gather, cache_write
@@ -108,13 +109,15 @@ class Attention:
         self.heads, self.latent = c.num_heads, c.kv_lora_rank
         self.nope, self.rope, self.value = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
         q_width = c.num_heads * (self.nope + self.rope)
+        q_a: tuple[Weight, ...] = ()
         if c.q_lora_rank is None:
             self.q = w.linear(f"{prefix}.q_proj", q_width, c.hidden_size)
         else:
-            self.q_a = w.linear(f"{prefix}.q_a_proj", c.q_lora_rank, c.hidden_size)
+            q_a = (w.linear(f"{prefix}.q_a_proj", c.q_lora_rank, c.hidden_size),)
             self.q_norm = w.tensor(f"{prefix}.q_a_layernorm.weight", (c.q_lora_rank,))
             self.q = w.linear(f"{prefix}.q_b_proj", q_width, c.q_lora_rank)
-        self.kv_a = w.linear(f"{prefix}.kv_a_proj_with_mqa", self.latent + self.rope, c.hidden_size)
+        kv_a = w.linear(f"{prefix}.kv_a_proj_with_mqa", self.latent + self.rope, c.hidden_size)
+        self.qkv_a = joined(*q_a, kv_a)
         self.kv_norm = w.tensor(f"{prefix}.kv_a_layernorm.weight", (self.latent,))
         # Dequantized whole before it is cut into heads: GLM's 448 rows a head are 3.5 FP8 blocks.
         kv_b = w.dense(f"{prefix}.kv_b_proj", self.heads * (self.nope + self.value), self.latent)
@@ -129,15 +132,13 @@ class Attention:
     def __call__(
         self, x: torch.Tensor, batch: Batch, split: Split, cache: LayerCache, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        eps = self.config.latent_norm_eps
-        c_q = x
-        if self.config.q_lora_rank is not None:
-            c_q = rms_norm(linear(x, self.q_a), self.q_norm, eps=eps)
+        eps, q_rank = self.config.latent_norm_eps, self.config.q_lora_rank or 0
+        c_q, c, k_rope = multiplied(x, self.qkv_a).split([q_rank, self.latent, self.rope], -1)
+        c_q = rms_norm(c_q, self.q_norm, eps=eps) if q_rank else x
         q = linear(c_q, self.q).unflatten(-1, (self.heads, self.nope + self.rope))
         q_nope, q_rope = q.split([self.nope, self.rope], -1)
         q_rope = self.rotary(q_rope, batch.positions)
 
-        c, k_rope = linear(x, self.kv_a).split([self.latent, self.rope], -1)
         c = rms_norm(c, self.kv_norm, eps=eps)
         k_rope = self.rotary(k_rope, batch.positions)
         cache_write(cache.latent, batch.slots, torch.cat([c, k_rope], -1))
