@@ -2,7 +2,7 @@
 
 LOGITS = "ops/indexer/kernels/logits.py"
 TOPK = "ops/indexer/kernels/topk.py"
-RUN = "ops/indexer/run.py"
+SELECT = "ops/indexer/select.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "index_ or topk_ or logical_"]
 MUTANTS = [
     (LOGITS, "dots = tl.maximum(dots, 0.0) * weight[:, None]", "dots = dots * weight[:, None]"),
@@ -22,11 +22,42 @@ MUTANTS = [
     (LOGITS, "base = tl.min(start, 0) if RELATIVE else 0", "base = 0"),
     (TOPK, 'keep & (x > -float("inf"))', "keep & (x == x)"),
     (TOPK, "tl.where(x == 0.0, 0, x.to(tl.int32, bitcast=True))", "x.to(tl.int32, bitcast=True)"),
-    (TOPK, "(tie & (rank <= ties))", "tie"),
-    (TOPK, "ties -= tl.sum(tie.to(tl.int32), 0)", "ties -= 0"),
-    (TOPK, "prefix = (high << 11) | middle", "prefix = middle"),
+    (TOPK, "(tie & (upto >> 16 <= ties))", "tie"),
+    (TOPK, "ties -= tl.minimum(both >> 16, ties)", "ties -= 0"),
+    (TOPK, "tl.where(reached > need, need - above, need)", "need"),
+    (
+        TOPK,
+        "reach = reached - tl.cumsum(counts, 0) + counts",
+        "reach = reached - tl.cumsum(counts, 0)",
+    ),
+    (
+        TOPK,
+        "high = tl.minimum(high, bound + ((bin + 1)",
+        "high = tl.minimum(high, bound + ((bin + 0)",
+    ),
+    (TOPK, "mask=inside)", "mask=keys > 0)"),
+    (TOPK, "need = tl.minimum(need, reached)", "need = need"),
+    (TOPK, "bound = (bound << 11) |", "bound ="),
+    (TOPK, "(marked <= KEEP) | (ties <= 0)", "marked <= KEEP"),
+    (TOPK, "if marked > KEEP:", "if marked >= 0:"),
+    (TOPK, "(marked >= topk) | (guess == LEAST)", "marked >= 0"),
+    (TOPK, "(marked >= topk) | (guess == LEAST)", "marked >= topk"),
+    (TOPK, "(marked <= KEEP) & ((marked", "((marked"),
+    (TOPK, "tl.where(count <= KEEP, tl.max(number, 0), 0)", "tl.minimum(tl.max(number, 0), 1)"),
+    (
+        TOPK,
+        "place = count + tl.cumsum(number, 0) - number",
+        "place = tl.cumsum(number, 0) - number",
+    ),
+    (TOPK, "if whole < last:", "if whole > last:"),
+    (TOPK, "first = tl.program_id(1) * share", "first = 0"),
+    (TOPK, "mark + stride_mark - 1, guess", "mark + stride_mark - 2, guess"),
     (TOPK, "if KEEP_ALL and visible <= topk:", "if KEEP_ALL and visible < 0:"),
-    (TOPK, "for first in range(written, topk, BLOCK):", "for first in range(topk, topk, BLOCK):"),
+    (
+        TOPK,
+        "for first in range(written, topk, BLOCK):",
+        "for first in range(topk, topk, BLOCK):",
+    ),
     (
         TOPK,
         "known = known & (request >= 0) & (request < num_requests)",
@@ -34,7 +65,7 @@ MUTANTS = [
     ),
     (TOPK, "(page >= 0) & (slot <= 2147483647)", "(page >= 0)"),
     (
-        RUN,
+        SELECT,
         "visible = context_lens.int()[request] - ends[request] + t + 1",
         "visible = context_lens.int()[request] - ends[request] + t",
     ),

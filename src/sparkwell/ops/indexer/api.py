@@ -63,7 +63,7 @@ def index_select(
     batch = (cache, query_start, context_lens, block_table)
     if served_by == "reference":
         return index_select_reference(q, weights, *batch, topk=topk, fp8_query=fp8_query)
-    from sparkwell.ops.indexer.run import select_keys
+    from sparkwell.ops.indexer.select import select_keys
 
     if fp8_query:
         q, scales = quantize_index_query(q)
@@ -103,7 +103,7 @@ def topk_select(
     _check_topk("topk_select", topk)
     if served_by == "reference":
         return topk_select_reference(scores, visible, topk=topk)
-    from sparkwell.ops.indexer.run import select_columns
+    from sparkwell.ops.indexer.select import select_columns
 
     return select_columns("topk_select", scores, visible, topk, keep_all=False)
 
@@ -142,7 +142,7 @@ def logical_to_physical(
         return logical_to_physical_reference(
             indices, request_of_token, block_table, page_size=page_size
         )
-    from sparkwell.ops.indexer.run import physical_slots
+    from sparkwell.ops.indexer.select import physical_slots
 
     return physical_slots(indices, request_of_token, block_table, page_size)
 

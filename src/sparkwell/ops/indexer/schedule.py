@@ -37,7 +37,23 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Select:
-    """block: scores a block looks at together."""
+    """block: scores looked at together.  sample: scores a guess is made from.
+
+    keep: scores a row may keep for the exact search; a row of at most as many is searched itself.
+    words: of 32 marks each, looked at together.
+    """
+
+    block: int
+    sample: int
+    keep: int
+    words: int
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True)
+class Slots:
+    """block: positions a block translates."""
 
     block: int
     num_warps: int
@@ -50,6 +66,18 @@ class SelectProblem:
 
     columns: int
     topk: int
+
+
+def kept(p: SelectProblem, sample: int) -> float:
+    """Scores of a row that a guess of the sample keeps at most, but for bad luck.
+
+    The wanted ones' share of the sample and five standard deviations, an eighth of which the
+    search may add, and four more of the count itself.
+    """
+    every = max(1.0, p.columns / sample)
+    share = p.topk / every
+    rank = (share + 5 * share**0.5 + 8) * 9 / 8
+    return every * (rank + 4 * rank**0.5)
 
 
 def padded(p: Problem, s: Schedule) -> tuple[int, int, int]:
@@ -78,8 +106,8 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
 
 
 def select_shared(p: SelectProblem, s: Select, target: Target) -> int:
-    """Bytes of shared memory a block takes: two copies of the longest counts."""
-    return 2 * 4 * 2048
+    """Bytes of shared memory a block takes: the bins of the widest digit."""
+    return 4 * 2048
 
 
 HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"  # the wider the matrix, the newer the instruction
@@ -94,9 +122,12 @@ SCORES: tuple[Row, ...] = (
     Row("widened",   Schedule(1, 64, "fp16", 4),    EVERY, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", HMMA_ANY),
 )
 SELECT: tuple[Row, ...] = (
-    Row("block",  Select(2048, 8), EVERY, lambda p: p.topk <= 8192, "top-k of at most 8192", NO_MMA),
+    #   name         block sample  keep  warps
+    Row("keep-4k",   Select(4096, 4096, 4096, 1024, 8),     EVERY, lambda p: p.columns <= 4096 or kept(p, 4096) <= 4096, "at most 4096 columns, or about as many to keep", NO_MMA),
+    Row("keep-8k",   Select(4096, 4096, 8192, 1024, 16),    EVERY, lambda p: p.columns <= 8192 or kept(p, 4096) <= 8192, "at most 8192 columns, or about as many to keep", NO_MMA),
+    Row("keep-16k",  Select(4096, 8192, 16384, 2048, 32),   EVERY, lambda p: p.topk <= 8192, "top-k of at most 8192", NO_MMA),
 )
 SLOTS: tuple[Row, ...] = (
-    Row("slots",  Select(256, 2),  EVERY, lambda p: True, "everything", NO_MMA),
+    Row("slots",  Slots(256, 2),  EVERY, lambda p: True, "everything", NO_MMA),
 )
 # fmt: on

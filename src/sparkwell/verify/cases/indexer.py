@@ -159,7 +159,19 @@ def _scores(make: Maker, *, rows: int, columns: int, topk: int, kind: str) -> In
             scores[-1, 0] = float("inf")
         if kind == "tiny":
             scores *= 1e-40
+        if kind == "equal":
+            scores[:] = 1.5
+        if kind == "few":
+            scores[:, 5:-5] = -float("inf")
+        # What a sample of every 17th to 24th column of 9000 says of the others is wrong.
+        sampled = torch.arange(columns, device=make.device) % 17 < 8
+        if kind == "low-sample":
+            scores -= 10.0 * sampled
+        if kind == "high-sample":
+            scores += 10.0 * sampled
     visible = make.randint(-1, columns + 3, rows)
+    if kind in ("equal", "few", "low-sample", "high-sample"):
+        visible[:] = columns
     return {"scores": scores, "visible": visible, "topk": topk}
 
 
@@ -236,6 +248,14 @@ CASES: tuple[Case, ...] = (
     _topk_case(3, 64, 20, "tiny"),
     _topk_case(2, 5000, 70, "plain"),
     _topk_case(0, 10, 3, "plain"),
+    _topk_case(3, 9000, 70, "plain"),
+    _topk_case(4, 9000, 300, "ties"),
+    _topk_case(4, 9000, 1500, "broken"),
+    _topk_case(2, 20000, 40, "tiny"),
+    _topk_case(2, 9000, 1500, "equal"),
+    _topk_case(2, 20000, 1500, "few"),
+    _topk_case(1, 9000, 1500, "low-sample"),
+    _topk_case(1, 9000, 1500, "high-sample"),
     Case(
         "logical_to_physical", "pages", partial(_slots, rows=5, topk=300, page_size=7), check=_equal
     ),
