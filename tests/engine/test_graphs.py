@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sparkwell import LLM, SamplingParams
-from sparkwell.engine.graphs import DecodeGraphs, Inputs, batch_sizes, context_bounds
+from sparkwell.engine.graphs import DecodeGraphs, batch_sizes, context_bounds
+from sparkwell.engine.inputs import Inputs
 from sparkwell.engine.request import Request
 from sparkwell.engine.runner import ModelRunner
 from sparkwell.engine.scheduler import Work
@@ -78,7 +79,7 @@ def test_replayed_steps_write_the_same_text(plain: LLM) -> None:
     want = [out.token_ids for out in plain.generate(prompts, params)]
     recorder = FakeRecorder()
     with recorded(recorder) as llm:
-        assert recorder.recorded == 4 * 2  # 1, 2, 4, 5 requests; 128 and 2048 tokens
+        assert recorder.recorded == 4 * (2 + 2)  # 1, 2, 4, 5 requests; 128, 2048 tokens; 2 draws
         assert [out.token_ids for out in llm.generate(prompts, params)] == want
         assert recorder.replayed == 29  # all but the prompts' step
         # Other requests in the same rows: nothing of the last ones is left over.
@@ -117,6 +118,25 @@ def test_seeds_penalties_and_logprobs_are_the_same(plain: LLM) -> None:
     assert recorder.replayed == 11
 
 
+def test_draws_are_replayed_where_nothing_adjusts_the_logits(plain: LLM) -> None:
+    options = {"max_tokens": 12, "ignore_eos": True}
+    params = [
+        SamplingParams(temperature=0.8, top_p=0.9, seed=3, **options),
+        SamplingParams(temperature=1.0, seed=4, **options),
+        SamplingParams(temperature=0.0, **options),
+        SamplingParams(temperature=1.5, top_k=4, min_p=0.1, seed=5, **options),
+    ]
+    want = [out.token_ids for out in plain.generate(PROMPTS, params)]
+    recorder = FakeRecorder()
+    with recorded(recorder) as llm:
+        assert [out.token_ids for out in llm.generate(PROMPTS, params)] == want
+        assert recorder.replayed == 11 * 2
+        assert [out.token_ids for out in llm.generate(PROMPTS[1], params[1])] == want[1:2]
+        assert recorder.replayed == 11 * 4
+        llm.generate(PROMPTS[1], SamplingParams(logit_bias={5: 1.0}, seed=1, **options))
+        assert recorder.replayed == 11 * 5
+
+
 def test_preempted_requests_and_pages_that_move(plain: LLM) -> None:
     want = [out.token_ids for out in plain.generate(PROMPTS, GREEDY)]
     recorder = FakeRecorder()
@@ -144,16 +164,16 @@ def test_what_cannot_be_recorded_is_logged(plain: LLM, caplog: pytest.LogCapture
         assert recorder.recorded == 0
         (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert line == (
-            "no CUDA graphs of decodes: RuntimeError: operation not permitted when stream is "
-            "capturing"
+            "no CUDA graph of 5 decodes to 2048 tokens: RuntimeError: operation not permitted when "
+            "stream is capturing"
         )
         assert llm.generate(PROMPTS[0], GREEDY)[0].token_ids == want
     caplog.clear()
     recorder = FakeRecorder(fail_at=1, error=torch.cuda.OutOfMemoryError)
     with recorded(recorder) as llm:  # another size may still fit
-        assert recorder.recorded == 7
+        assert recorder.recorded == 7 + 8
         (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-        assert line == "no memory to record decodes of 4 requests to 2048 tokens"
+        assert line == "no CUDA graph of 4 decodes to 2048 tokens: no memory left"
         assert [out.token_ids for out in llm.generate([PROMPTS[0]] * 4, GREEDY)] == [want] * 4
     assert recorder.replayed == 23
 
@@ -181,7 +201,7 @@ def request(pages: list[int], length: int) -> Request:
 
 
 def test_inputs_are_what_the_batch_says() -> None:
-    inputs = Inputs.allocate((3, 40), 16, torch.device("cpu"))
+    inputs = Inputs.allocate(3, 40, 16, torch.device("cpu"))
     batch = inputs.batch
     assert batch.max_query_len == 1 and batch.max_context_len == 40 and batch.num_requests == 3
     assert batch.query_start.tolist() == [0, 1, 2, 3] and batch.logit_rows.tolist() == [0, 1, 2]
@@ -202,10 +222,10 @@ def test_inputs_are_what_the_batch_says() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 64])
 @pytest.mark.parametrize("context", [1, 17, 2048])
 def test_parts_of_the_buffer_do_not_touch(rows: int, context: int) -> None:
-    inputs = Inputs.allocate((rows, context), 16, torch.device("cpu"))
+    inputs = Inputs.allocate(rows, context, 16, torch.device("cpu"))
     batch = inputs.batch
     parts = [batch.token_ids, batch.positions, batch.slots, batch.context_lens, batch.block_table]
-    assert all(part.data_ptr() % 16 == inputs.there.data_ptr() % 16 for part in parts)
+    assert all(part.data_ptr() % 16 == inputs.buffer.device.data_ptr() % 16 for part in parts)
     for i, part in enumerate(parts):
         part.fill_(i)
     assert [part.unique().tolist() for part in parts] == [[i] for i in range(5)]

@@ -104,11 +104,12 @@ class ModelRunner:
         greedy: the ids of the largest logits where a recorded step has found them already.
         """
         rows = [self._row(request) for request in requests]
-        if greedy is not None and all(row == GREEDY for row in rows):
-            ids = greedy
-        else:
+        draws = [uniform(request.seed, len(request.output_ids)) for request in requests]
+        ids = greedy
+        if self.graphs is not None and greedy is not None and any(row != GREEDY for row in rows):
+            ids = self.graphs.draw(rows, draws)
+        if ids is None:
             histories = [(request.prompt_ids, request.output_ids) for request in requests]
-            draws = [uniform(request.seed, len(request.output_ids)) for request in requests]
             ids = sample(logits, rows, histories, torch.tensor(draws, dtype=torch.float64))
         most = [r.params.logprobs for r in requests if r.params.logprobs is not None]
         drawn: list[Drawn]

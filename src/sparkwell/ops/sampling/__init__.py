@@ -1,6 +1,7 @@
 """Sampling: logits to tokens, one a row, and log-probabilities."""
 
 from sparkwell.ops.sampling.api import greedy, logprobs, sample
+from sparkwell.ops.sampling.batched import COLUMNS, draw, drawing_table
 from sparkwell.ops.sampling.reference import (
     NOTHING,
     SamplingRow,
@@ -13,10 +14,13 @@ from sparkwell.ops.sampling.reference import (
 )
 
 __all__ = [
+    "COLUMNS",
     "NOTHING",
     "SamplingRow",
     "adjusted_logits_reference",
     "cannot_be_sampled",
+    "draw",
+    "drawing_table",
     "greedy",
     "greedy_reference",
     "logprobs",

@@ -48,7 +48,8 @@ def sample(
     logits: [B, V] any float type; finite or -inf.
     rows: B SamplingRows; at temperature 0 the largest logit is taken, ties the lowest id.
     histories: B pairs (prompt ids, output ids), for the penalties.
-    uniforms: [B] in [0, 1), from `uniform`; rows at temperature 0 ignore theirs.
+    uniforms: [B] in [0, 1), from `uniform`, on the CPU if nothing is to wait for the device; rows
+        at temperature 0 ignore theirs.
 
     Returns [B] int64.  Probabilities and their sums are fp64.
     Raises BadInput where the counts do not fit; the reference also where a row cannot be sampled

@@ -11,6 +11,7 @@ import torch
 
 from sparkwell.ops.sampling.reference import NOTHING, History, SamplingRow, check_ids
 
+COLUMNS = 5  # of the table of `drawing_table`
 Cells = tuple[torch.Tensor, torch.Tensor]  # rows, ids: places in [B, V]
 
 
@@ -23,14 +24,53 @@ def sample_batched(
     """`sample` of checked operands.  [B, V], B rows, B histories, [B] -> [B] int64"""
     x = logits.to(torch.float32, copy=True)
     _adjust(x, rows, histories)
+    table, sorts = drawing_table(rows, uniforms.tolist(), x.shape[-1])
+    return draw(x, move(table, x.device), sorts=sorts)
+
+
+def drawing_table(
+    rows: Sequence[SamplingRow], uniforms: Sequence[float], vocab: int
+) -> tuple[torch.Tensor, bool]:
+    """What `draw` has to know of each row, [B, COLUMNS] fp64, and whether it has to sort.
+
+    Columns: temperature, tokens to keep by top-k, probability to keep by top-p (infinity: all,
+    though a sum may be rounded up to 1 before its end), logit to reach for min-p, uniform.
+    """
+    columns = [
+        (
+            row.temperature,
+            row.top_k if 0 < row.top_k < vocab else vocab,
+            row.top_p if row.top_p < 1.0 else math.inf,
+            math.log(row.min_p) if row.min_p > 0.0 else -math.inf,
+            u,
+        )
+        for row, u in zip(rows, uniforms, strict=True)
+    ]
+    sorts = any(k < vocab or p < 1.0 for _, k, p, _, _ in columns)
+    return torch.tensor(columns, dtype=torch.float64).view(-1, COLUMNS), sorts
+
+
+def draw(x: torch.Tensor, table: torch.Tensor, *, sorts: bool) -> torch.Tensor:
+    """A token of each row of adjusted logits, by the numbers of `drawing_table`.  -> [B] int64
+
+    Reads no value on the host, so that it can be recorded.  sorts=False leaves out top-k and top-p.
+    """
+    temperature, k, p, least, u = table.split(1, -1)
     largest = x.amax(-1, keepdim=True)  # NaN spreads through the maximum
     place = torch.arange(x.shape[-1], 0, -1, device=x.device)
     ids = ((x == largest) * place).argmax(-1)
-    if any(row.temperature > 0.0 for row in rows):
-        # A division by a tensor: by a Python number a GPU multiplies with the inverse.
-        x = (x - largest) / _column([row.temperature or 1.0 for row in rows], x)
-        drawn = _inverse_cdf(_masked(x, rows), move(uniforms.double(), x.device)[:, None])
-        ids = torch.where(_column([row.temperature for row in rows], x)[:, 0] > 0.0, drawn, ids)
+    hot = temperature > 0.0
+    # A division by a tensor: by a Python number a GPU multiplies with the inverse.
+    y = (x - largest) / torch.where(hot, temperature, 1.0).float()
+    if sorts:
+        likeliest, order = y.sort(dim=-1, descending=True, stable=True)
+        rank = torch.arange(x.shape[-1], device=x.device)
+        likeliest.masked_fill_(rank >= k, -torch.inf)
+        reached = likeliest.double().softmax(-1).cumsum(-1) >= p
+        likeliest[:, 1:].masked_fill_(reached[:, :-1], -torch.inf)
+        y = y.scatter(-1, order, likeliest)
+    y = y.masked_fill(y < least.float(), -torch.inf)
+    ids = torch.where(hot[:, 0], _inverse_cdf(y, u), ids)
     return ids.masked_fill(~largest.isfinite()[:, 0], NOTHING)
 
 
@@ -63,27 +103,6 @@ def _adjust(x: torch.Tensor, rows: Sequence[SamplingRow], histories: Sequence[Hi
         frequency = _column([row.frequency_penalty for row in rows], x)
         presence = _column([row.presence_penalty for row in rows], x)
         x -= frequency * counts + presence * (counts > 0)
-
-
-def _masked(x: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """top-k, top-p, min-p; of tied tokens the lower id stays."""
-    vocab = x.shape[-1]
-    k = [row.top_k if 0 < row.top_k < vocab else vocab for row in rows]
-    # A row without top-p keeps all of it, though its sum may be rounded up to 1 before the end.
-    p = [row.top_p if row.top_p < 1.0 else math.inf for row in rows]
-    if min(k, default=vocab) < vocab or min(p, default=math.inf) < 1.0:
-        likeliest, order = x.sort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(vocab, device=x.device)
-        likeliest.masked_fill_(rank >= move(torch.tensor(k), x.device)[:, None], -torch.inf)
-        if min(p) < 1.0:
-            enough = move(torch.tensor(p, dtype=torch.float64), x.device)[:, None]
-            reached = likeliest.double().softmax(-1).cumsum(-1) >= enough
-            likeliest[:, 1:].masked_fill_(reached[:, :-1], -torch.inf)
-        x = x.scatter(-1, order, likeliest)
-    if any(row.min_p > 0.0 for row in rows):
-        least = [math.log(row.min_p) if row.min_p > 0.0 else -math.inf for row in rows]
-        x = x.masked_fill(x < _column(least, x), -torch.inf)
-    return x
 
 
 def _inverse_cdf(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

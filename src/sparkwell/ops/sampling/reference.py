@@ -48,6 +48,12 @@ class SamplingRow:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     suppressed: frozenset[int] = frozenset()
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits change before the temperature: by bias, suppressed ids or a penalty."""
+        penalties = (self.repetition_penalty != 1.0, self.presence_penalty, self.frequency_penalty)
+        return bool(self.logit_bias or self.suppressed or any(penalties))
+
 
 def uniform(seed: int, step: int) -> float:
     """The step-th number of the stream `seed`: a multiple of 2^-53 in [0, 1).
