@@ -1,25 +1,9 @@
-"""One-line bugs of the indexer's kernels."""
+"""One-line bugs of the indexer's selection."""
 
-LOGITS = "ops/indexer/kernels/logits.py"
 TOPK = "ops/indexer/kernels/topk.py"
 SELECT = "ops/indexer/select.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "index_ or topk_ or logical_"]
 MUTANTS = [
-    (LOGITS, "dots = tl.maximum(dots, 0.0) * weight[:, None]", "dots = dots * weight[:, None]"),
-    (LOGITS, ") * (WIDENED * WIDENED)  # fmt: skip", ") * WIDENED  # fmt: skip"),
-    (
-        LOGITS,
-        "seen = ok[None, :] & (n[None, :] < visible[:, None])",
-        "seen = ok[None, :] & (n[None, :] <= visible[:, None])",
-    ),
-    (LOGITS, "mine = of_row & (request == owner)", "mine = of_row"),
-    (LOGITS, "PAGE * (d_width // 4) + n % PAGE", "n % PAGE"),
-    (
-        LOGITS,
-        "(n[None, :] >= start[:, None]) & (n[None, :] < end[:, None])",
-        "(n[None, :] < end[:, None])",
-    ),
-    (LOGITS, "base = tl.min(start, 0) if RELATIVE else 0", "base = 0"),
     (TOPK, 'keep & (x > -float("inf"))', "keep & (x == x)"),
     (TOPK, "tl.where(x == 0.0, 0, x.to(tl.int32, bitcast=True))", "x.to(tl.int32, bitcast=True)"),
     (TOPK, "(tie & (upto >> 16 <= ties))", "tie"),
@@ -35,8 +19,6 @@ MUTANTS = [
         "high = tl.minimum(high, bound + ((bin + 1)",
         "high = tl.minimum(high, bound + ((bin + 0)",
     ),
-    (TOPK, "mask=inside)", "mask=keys > 0)"),
-    (TOPK, "need = tl.minimum(need, reached)", "need = need"),
     (TOPK, "bound = (bound << 11) |", "bound ="),
     (TOPK, "(marked <= KEEP) | (ties <= 0)", "marked <= KEEP"),
     (TOPK, "if marked > KEEP:", "if marked >= 0:"),

@@ -230,13 +230,10 @@ def index_logits_paged(
         return index_logits_paged_reference(q, weights, *batch, max_context_len=max_context_len)
     from sparkwell.ops.indexer.run import paged_scores
 
-    requests, rows = q.shape[:2]
-    order = torch.arange(requests, dtype=torch.int32, device=q.device).repeat_interleave(rows)
     visible = context_lens.flatten().int()
-    op = "index_logits_paged"
-    flat = q.flatten(0, 1)
+    rows, size = q.flatten(0, 1), (max_context_len, q.shape[1])
     return paged_scores(
-        op, flat, weights, cache, order, visible, block_table, max_context_len, rows
+        "index_logits_paged", rows, weights, cache, None, visible, block_table, *size
     )
 
 

@@ -12,6 +12,7 @@ from sparkwell.ops.indexer import index_scores_reference, quantize_index_query
 from sparkwell.verify.case import Case, Inputs, Maker
 
 NEAR = 2e-5  # scores this close, relative to the row's largest, may swap places
+NEAR_FP8 = 1e-3  # on a GPU, whose FP8 units cut sums to 13 bits
 
 
 def _e4m3(make: Maker, *shape: int) -> torch.Tensor:
@@ -92,7 +93,8 @@ def _check_select(inputs: Inputs, got: torch.Tensor, want: torch.Tensor) -> None
             assert kept == sorted(set(kept)), f"row {row} of {i}: not ascending, or twice"
             assert all(n < 0 for n in g[len(kept) :]), f"row {row} of {i}: -1 in the middle"
             ours, theirs = sorted(set(g) - set(x)), sorted(set(x) - set(g))
-            near = NEAR * float(scores[row].abs().max()) if keys else 0.0
+            cut = inputs["fp8_query"] and scores.is_cuda
+            near = (NEAR_FP8 if cut else NEAR) * float(scores[row].abs().max()) if keys else 0.0
             gaps = [
                 abs(float(scores[row, a] - scores[row, b]))
                 for a, b in zip(ours, theirs, strict=True)
@@ -135,8 +137,8 @@ def _paged(
     }
 
 
-def _decode(make: Maker, *, requests: int, keys: int, heads: int) -> Inputs:
-    cache, table = _cache(make, "fp8", (keys,) * requests, 64, 128)
+def _decode(make: Maker, *, requests: int, keys: int, heads: int, page_size: int = 64) -> Inputs:
+    cache, table = _cache(make, "fp8", (keys,) * requests, page_size, 128)
     return {
         "q": _e4m3(make, requests, 1, heads, 128),
         "weights": make.randn(requests, heads),
@@ -232,10 +234,33 @@ CASES: tuple[Case, ...] = (
         topk=9,
         hint=True,
     ),
+    _select_case(
+        "rows-share-tiles",
+        queries=(5, 0, 1, 9),
+        contexts=(70, 3, 129, 140),
+        heads=16,
+        record="fp8",
+        topk=60,
+        page_size=64,
+        hint=True,
+    ),
+    _select_case(
+        "tiles-of-few",
+        queries=(2, 1, 2),
+        contexts=(70, 200, 129),
+        heads=32,
+        record="fp8",
+        topk=60,
+        page_size=128,
+        hint=True,
+    ),
     _select_case("bf16", queries=(3,), contexts=(37,), heads=5, record="bf16", topk=7, d=64),
     _select_case("fp32", queries=(2, 1), contexts=(33, 9), heads=2, record="fp32", topk=5),
     _ragged_case("fp8", rows=5, keys=70, heads=8, d=128, fp8=True, width=None),
-    _ragged_case("fp8-width", rows=5, keys=70, heads=32, d=64, fp8=True, width=40),
+    _ragged_case("fp8-tiles", rows=14, keys=150, heads=32, d=128, fp8=True, width=None),
+    _ragged_case("fp8-tiles-64", rows=3, keys=65, heads=128, d=64, fp8=True, width=None),
+    _ragged_case("fp8-width", rows=5, keys=600, heads=32, d=64, fp8=True, width=40),
+    _ragged_case("fp8-width-8", rows=4, keys=90, heads=8, d=128, fp8=True, width=30),
     _ragged_case("fp32-64-heads", rows=2, keys=20, heads=40, d=128, fp8=False, width=None),
     _ragged_case("fp32", rows=3, keys=33, heads=3, d=40, fp8=False, width=None),
     _paged_case("fp8", lens=((7, 8), (33, 34), (0, 1)), heads=32, record="fp8", columns=40),
@@ -277,6 +302,17 @@ CASES: tuple[Case, ...] = (
         hint=True,
     ),
     _select_case(
+        "decode-page16",
+        "model",
+        queries=(1,) * 4,
+        contexts=(4096,) * 4,
+        heads=32,
+        record="fp8",
+        topk=2048,
+        page_size=16,
+        hint=True,
+    ),
+    _select_case(
         "v32-prefill",
         "model",
         queries=(256,),
@@ -288,12 +324,37 @@ CASES: tuple[Case, ...] = (
         hint=True,
     ),
     _ragged_case(
+        "prefill-h32", "model", rows=300, keys=4000, heads=32, d=128, fp8=True, width=None
+    ),
+    _ragged_case("prefill-h48", "model", rows=64, keys=4000, heads=48, d=128, fp8=True, width=None),
+    _ragged_case(
         "prefill-h64", "model", rows=256, keys=4096, heads=64, d=128, fp8=True, width=None
     ),
     Case(
         "index_logits_paged",
         "decode-h32",
         partial(_decode, requests=16, keys=4096, heads=32),
+        "model",
+        (("indexer", "fp8"),),
+    ),
+    Case(
+        "index_logits_paged",
+        "decode-h32-page16",
+        partial(_decode, requests=5, keys=4000, heads=32, page_size=16),
+        "model",
+        (("indexer", "fp8"),),
+    ),
+    Case(
+        "index_logits_paged",
+        "decode-h128-page16",
+        partial(_decode, requests=2, keys=4000, heads=128, page_size=16),
+        "model",
+        (("indexer", "fp8"),),
+    ),
+    Case(
+        "index_logits_paged",
+        "decode-h64",
+        partial(_decode, requests=3, keys=4000, heads=64),
         "model",
         (("indexer", "fp8"),),
     ),
