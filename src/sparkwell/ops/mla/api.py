@@ -57,6 +57,7 @@ def mla_paged(
         requests=len(context_lens),
         max_query_len=max_query_len,
         page_size=cache.page_size if _in_rows(cache) else 1,
+        aligned=_in_sixteens(cache),
     )
     into = _outputs(q, d_v)
     plan.run_paged(
@@ -114,7 +115,8 @@ def mla_sparse(
         return out.to(q.dtype), lse, max_logits
     from sparkwell.ops.mla.plan import plan_mla
 
-    plan = plan_mla("mla_sparse", **_sizes(q, cache, slots.shape[1], d_v))
+    sizes = _sizes(q, cache, slots.shape[1], d_v)
+    plan = plan_mla("mla_sparse", **sizes, aligned=_in_sixteens(cache))
     into = _outputs(q, d_v)
     optional = {
         name: None if x is None else unit_stride(x)
@@ -144,6 +146,12 @@ def _outputs(q: torch.Tensor, d_v: int) -> tuple[torch.Tensor, torch.Tensor, tor
     """out, lse, max_logits, not yet written."""
     lse, largest = q.new_empty(2, *q.shape[:2], dtype=torch.float32)
     return q.new_empty(*q.shape[:2], d_v), lse, largest
+
+
+def _in_sixteens(cache: PagedCache) -> bool:
+    """Whether every record starts at a multiple of 16 bytes."""
+    sizes = (cache.pages.data_ptr(), cache.pages.stride(0), cache.record.nbytes)
+    return all(size % 16 == 0 for size in sizes)
 
 
 def _in_rows(cache: PagedCache) -> bool:

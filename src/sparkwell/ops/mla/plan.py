@@ -1,7 +1,7 @@
 """plan -> run of absorbed MLA, over lists of slots and over whole paged contexts."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import triton
@@ -12,6 +12,7 @@ from sparkwell.hardware.targets import Feature
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.mla.kernels.dense import run_dense
+from sparkwell.ops.mla.kernels.divided import run_divided
 from sparkwell.ops.mla.kernels.exact import exact_kernel
 from sparkwell.ops.mla.kernels.finish import merge_kernel
 from sparkwell.ops.mla.kernels.grouped import grouped_kernel
@@ -104,6 +105,10 @@ class MlaPlan:
             run(first, q, cache, lists, stride_lists, scale, plan=self)
             self._merge(into, sink)
             return
+        if s.algorithm == "divided":
+            run_divided(first, q, cache, lists, stride_lists, scale, plan=self)
+            self._merge(into, sink)
+            return
         kernel, constants = self._kernel(cache)
         launch(
             kernel, (p.rows, triton.cdiv(p.heads, s.block_h), self.splits), *first, q,
@@ -177,12 +182,14 @@ def plan_mla(
     requests: int = 0,
     max_query_len: int | None = None,
     page_size: int = 1,
+    aligned: bool = False,
 ) -> MlaPlan:
     """Choose and size `op` for q [rows, heads, width] of dtype `query` on `device`.
 
     op: "mla_sparse" (run it by `run_sparse`) or "mla_paged" (`run_paged`).
     keys: of one row at most: top-k, or the longest context.
     requests, max_query_len, page_size: of "mla_paged"; None: a request may have all the rows.
+    aligned: every record of the cache starts at a multiple of 16 bytes.
     Raises Unsupported with every row's reason where none serves.
     """
     gpu = device_of(device)
@@ -191,8 +198,8 @@ def plan_mla(
     widths = rank, record.width - rank, d_v
     usual = triton.cdiv(rows, max(1, requests)) if max_query_len is None else max_query_len
     paged = op == "mla_paged"
-    problem = Problem(rows, heads, keys, *kinds, *widths, paged, usual * heads, page_size)
-    choice = pick(op, TABLE, problem, gpu.target, shared=shared)
+    problem = Problem(rows, heads, keys, *kinds, *widths, paged, usual * heads, page_size, aligned)
+    choice = _interpretable(pick(op, TABLE, problem, gpu.target, shared=shared))
     each = 0
     if max_query_len is not None:
         tiles = triton.cdiv(problem.pairs, choice.schedule.block_h)
@@ -218,7 +225,16 @@ def _splits(p: Problem, s: Schedule, gpu: Device, requests: int) -> int:
     if dense:
         blocks = requests * triton.cdiv(p.pairs, s.block_h)
     room = gpu.sms * s.blocks // max(1, blocks)
-    return max(1, min(room, triton.cdiv(p.keys, s.block_n), 128 if dense else 64))
+    most = 64 if s.algorithm in ("grouped", "exact") else 128
+    return max(1, min(room, triton.cdiv(p.keys, s.block_n), most))
+
+
+def _interpretable(choice: Choice) -> Choice:
+    """Triton's interpreter runs the divided kernel's sums in their grouped form."""
+    if choice.schedule.algorithm != "divided" or not interpreting():
+        return choice
+    schedule = replace(choice.schedule, algorithm="grouped", block_h=16)
+    return replace(choice, row=replace(choice.row, schedule=schedule))
 
 
 def _mode(gpu: Device) -> str:

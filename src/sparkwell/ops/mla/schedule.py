@@ -17,6 +17,7 @@ class Problem:
     paged: keys are a whole context, else a list of slots.
     pairs: of a request's rows with heads, where its keys are a whole context.
     page_size: tokens, where paged; 1 where pages do not follow each other in whole records.
+    aligned: every record starts at a multiple of 16 bytes.
     """
 
     rows: int
@@ -30,11 +31,12 @@ class Problem:
     paged: bool
     pairs: int = 0
     page_size: int = 1
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """algorithm: "grouped", "exact" or "specialized".
+    """algorithm: "grouped", "divided", "exact" or "specialized".
 
     A block takes block_h heads (specialized: pairs of a row and a head) and block_n keys at a time.
 
@@ -69,6 +71,12 @@ def _dense(p: Problem) -> bool:
     return p.paged and same and p.pairs > 16 and p.page_size % 64 == 0
 
 
+def _divided(p: Problem, heads: int) -> bool:
+    """More heads than `heads`, over records that can be copied 16 bytes at a time."""
+    usual = p.record == p.query == "bf16" and (p.rank, p.rope, p.d_v) == (512, 64, 512)
+    return usual and p.aligned and p.heads > heads
+
+
 def shared(p: Problem, s: Schedule, target: Target) -> int:
     """Bytes of shared memory a block takes: buffers of keys, and the queries, which stay there.
 
@@ -76,6 +84,10 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     """
     if s.algorithm == "specialized":
         return 2 * (p.rank + p.rope) * (s.stages * s.block_n + s.block_h)
+    if s.algorithm == "divided":
+        sums = 4 * s.block_n * 16 * s.num_warps  # shares of the scores
+        keys = s.stages * s.block_n * (2 * (p.rank + p.rope) + 4)
+        return keys + sums + 2 * s.block_h * p.rope
     groups = -(-p.rank // EXACT_COLUMNS)
     if s.algorithm == "exact":
         return 4 * s.block_n * EXACT_COLUMNS * _power_of_two(groups)  # one operand at a time
@@ -95,7 +107,8 @@ _FP8 = "FP8 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _BF16 = "BF16 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _ANY = "a latent of at most 1024"
 _DENSE = "whole contexts, pages of 64 n, BF16, widths 512 + 64, rows x heads of a request > 16"
-_G, _X, _S = "grouped", "exact", "specialized"
+_MANY = "BF16, records at multiples of 16 bytes, widths 512 + 64, more than {} heads"
+_G, _D, _X, _S = "grouped", "divided", "exact", "specialized"
 _WGMMA = frozenset({90})
 # fmt: off
 TABLE: tuple[Row, ...] = (
@@ -103,6 +116,8 @@ TABLE: tuple[Row, ...] = (
     Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("specialized",   Schedule(_S, 64, 64, 4, 2, 1),  _WGMMA, _dense, _DENSE, HGMMA),
+    Row("bf16-divided",  Schedule(_D, 64, 32, 8, 2, 1),  EVERY, lambda p: _divided(p, 32), _MANY.format(32), HMMA),
+    Row("bf16-divided-32", Schedule(_D, 32, 32, 8, 2, 1), EVERY, lambda p: _divided(p, 16), _MANY.format(16), HMMA),
     Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 5, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA),
     Row("exact",         Schedule(_X, 16, 16, 8, 1, 1),  EVERY, lambda p: p.rank <= 1024,       _ANY, HMMA),
 )

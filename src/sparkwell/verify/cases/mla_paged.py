@@ -84,6 +84,8 @@ CASES: tuple[Case, ...] = (
     _case("whole-tiles", Shape((2, 1), (130, 140), heads=12, page_size=64, hint=True)),
     _case("packed-rows", Shape((3, 9, 0), (75, 70, 3), heads=12, page_size=64)),
     _case("wide-rows", Shape((3, 0, 1, 2), (150, 0, 64, 1), heads=40, page_size=64)),
+    _case("many-heads", Shape((2, 0, 1), (70, 0, 75), heads=70)),
+    _case("some-heads", Shape((1, 2), (33, 64), heads=20, page_size=16)),
     _case("large-pages", Shape((2, 1), (66, 140), heads=11, page_size=128, hint=True)),
     _case("fp8", Shape((1, 3), (33, 18), record="fp8")),
     _case("fp8-fp16-query", Shape((2,), (21,), record="fp8", query="fp16", heads=1)),

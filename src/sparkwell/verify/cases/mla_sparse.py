@@ -111,6 +111,8 @@ CASES: tuple[Case, ...] = (
     _case("fp8-narrow", Shape(rows=3, rank=128, rope=32, d_v=128, lengths=True)),
     _case("fp8-odd-width", Shape(rows=3, rank=384, rope=6, d_v=384, heads=3)),
     _case("bf16", Shape(rows=4, record="bf16", heads=9, sink=True)),
+    _case("bf16-many-heads", Shape(3, 70, 75, "bf16", sink=True, lengths=True, gap=48)),
+    _case("bf16-some-heads", Shape(4, 20, 37, "bf16", strided=True)),
     _case("bf16-fp16-query", Shape(rows=3, record="bf16", query="fp16", lengths=True)),
     _case("bf16-whole-width", Shape(rows=3, record="bf16", d_v=576, heads=4)),
     _case("bf16-no-rope", Shape(rows=3, record="bf16", rope=0, d_v=100)),
