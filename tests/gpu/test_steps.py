@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from sparkwell.ops.linear import linear
-from sparkwell.ops.sampling import NOTHING, SamplingRow, logprobs, sample, sample_reference
+from sparkwell.ops.sampling import (
+    NOTHING,
+    SamplingRow,
+    draw,
+    drawing_table,
+    logprobs,
+    sample,
+    sample_reference,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,3 +60,21 @@ def test_half_precision_operands_and_an_fp32_result(
     got = linear(x.cuda(), weight.cuda(), out_dtype=torch.float32)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.cpu(), x.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("vocab", [2048, 129280])
+@pytest.mark.parametrize("sorts", [False, True])
+def test_draws_can_be_recorded(vocab: int, sorts: bool) -> None:
+    n = 64
+    rows = [SamplingRow(temperature=0.9, top_p=0.9 if sorts else 1.0, min_p=0.01)] * n
+    logits = (3 * randn(n, vocab)).cuda()
+    table, needed = drawing_table(rows, [i / n for i in range(n)], vocab)
+    there = table.cuda()
+    want = draw(logits, there, sorts=needed)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = draw(logits, there, sorts=needed)
+    graph.replay()
+    assert needed == sorts and torch.equal(got, want)
+    assert len(got.unique()) > n // 4

@@ -9,5 +9,8 @@ MUTANTS = [
     (KERNEL, "x_ptr + row * stride_x + cols", "x_ptr + row * d + cols"),
     (KERNEL, "weight_ptr + cols * stride_weight", "weight_ptr + cols"),
     (KERNEL, "bias_ptr + cols * stride_bias", "bias_ptr + cols"),
+    (KERNEL, "delta_ptr + row * stride_delta", "delta_ptr + row * d"),
+    (KERNEL, "x = total.to(tl.float32)", "x = x + 0.0"),
+    (KERNEL, "total = (x + delta.to(tl.float32))", "total = (x - delta.to(tl.float32))"),
     (KERNEL, "        y += tl.load(", "        y = tl.load("),
 ]

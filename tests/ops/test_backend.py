@@ -17,7 +17,7 @@ from sparkwell.ops.activation import swiglu
 from sparkwell.ops.backend import choose
 from sparkwell.ops.linear import linear
 from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
-from sparkwell.ops.norm import layer_norm, rms_norm
+from sparkwell.ops.norm import add_rms_norm, layer_norm, rms_norm
 from sparkwell.ops.rope import rope
 from sparkwell.ops.sampling import SamplingRow, greedy, logprobs, sample
 
@@ -33,6 +33,7 @@ def route_options() -> dict[str, int | float | bool]:
 
 CALLS: dict[str, Callable[..., object]] = {
     "rms_norm": lambda **b: rms_norm(far(2, 3), far(3), eps=1e-6, **b),
+    "add_rms_norm": lambda **b: add_rms_norm(far(2, 3), far(2, 3), far(3), eps=1e-6, **b),
     "layer_norm": lambda **b: layer_norm(far(2, 3), far(3), far(3), eps=1e-6, **b),
     "swiglu": lambda **b: swiglu(far(2, 6), **b),
     "rope": lambda **b: rope(far(2, 4), far(2, dtype=torch.int64), far(2), interleaved=True, **b),
@@ -52,7 +53,14 @@ HINTS = {
     "num_keys",
 }  # bounds a kernel's grid, changes no result
 CAST = {"out_dtype"}  # of a result that the reference leaves in fp32
-WITHOUT_VALUES = ["rms_norm", "layer_norm", "swiglu", "rope", "linear"]  # run on meta tensors
+WITHOUT_VALUES = [
+    "rms_norm",
+    "add_rms_norm",
+    "layer_norm",
+    "swiglu",
+    "rope",
+    "linear",
+]  # run on meta tensors
 WITHOUT_VALUES += ["route_sigmoid", "route_softmax"]
 
 

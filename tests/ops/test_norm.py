@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.ops.norm import layer_norm, layer_norm_reference, rms_norm, rms_norm_reference
+from sparkwell.ops.norm import (
+    add_rms_norm,
+    layer_norm,
+    layer_norm_reference,
+    rms_norm,
+    rms_norm_reference,
+)
 from sparkwell.testing import assert_matches, in_poison
 
 SHAPES = [(0, 5), (1, 1), (3, 257), (2, 0, 8), (2, 3, 64), (7,)]
@@ -114,3 +120,17 @@ def test_wrong_shapes_and_types_are_named() -> None:
         rms_norm(torch.tensor(1.0), torch.tensor(1.0), eps=1e-6)
     with pytest.raises(BadInput, match=r"rms_norm: x is torch.int64, want a float type"):
         rms_norm(x.long(), torch.ones(6), eps=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sum_and_its_norm_are_two_steps_in_one(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(5)
+    x, delta = (in_poison(torch.randn(6, 40, generator=g).to(dtype)) for _ in range(2))
+    weight = in_poison(torch.randn(40, generator=g))
+    total, y = add_rms_norm(x, delta, weight, eps=1e-5)
+    assert torch.equal(total, x + delta) and total.dtype == y.dtype == dtype
+    assert torch.equal(y, rms_norm(x + delta, weight, eps=1e-5))  # of the rounded sum
+    with pytest.raises(BadInput, match=r"add_rms_norm: delta is \(6, 39\) .* want the same"):
+        add_rms_norm(x, delta[:, 1:], weight, eps=1e-5)
+    with pytest.raises(BadInput, match="want the same"):
+        add_rms_norm(x, delta.double(), weight, eps=1e-5)

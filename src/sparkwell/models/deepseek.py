@@ -23,7 +23,7 @@ from sparkwell.ops.cache import cache_gather, cache_write
 from sparkwell.ops.indexer import index_select, logical_to_physical
 from sparkwell.ops.linear import linear
 from sparkwell.ops.mla import mla_paged, mla_sparse
-from sparkwell.ops.norm import layer_norm, rms_norm
+from sparkwell.ops.norm import add_rms_norm, layer_norm, rms_norm
 
 INDEX_NORM_EPS = 1e-6  # fixed in every published model, whatever rms_norm_eps says
 
@@ -232,12 +232,19 @@ class Layer:
             self.mlp = Mlp(w, f"{prefix}.mlp", c.hidden_size, c.intermediate_size)
 
     def __call__(
-        self, h: torch.Tensor, batch: Batch, split: Split, cache: LayerCache, slots: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        x = rms_norm(h, self.attention_norm, eps=self.eps)
+        self,
+        h: torch.Tensor,
+        delta: torch.Tensor,
+        batch: Batch,
+        split: Split,
+        cache: LayerCache,
+        slots: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """h + delta -> the same for the next layer: a sum is formed where it is next read."""
+        h, x = add_rms_norm(h, delta, self.attention_norm, eps=self.eps)
         out, slots = self.attention(x, batch, split, cache, slots)
-        h = h + out
-        return h + self.mlp(rms_norm(h, self.mlp_norm, eps=self.eps)), slots
+        h, x = add_rms_norm(h, out, self.mlp_norm, eps=self.eps)
+        return h, self.mlp(x), slots
 
 
 class DeepseekModel:
@@ -304,7 +311,9 @@ class DeepseekModel:
         split = self.split(batch)
         slots = batch.token_ids.new_empty(0, dtype=torch.int32)
         h = self.embed[batch.token_ids]
+        delta = torch.zeros_like(h)
         for layer, cache in zip(self.layers, caches, strict=True):
-            h, slots = layer(h, batch, split, cache, slots)
-        h = rms_norm(h[batch.logit_rows], self.norm, eps=self.config.rms_norm_eps)
-        return linear(h, self.lm_head, out_dtype=torch.float32)
+            h, delta, slots = layer(h, delta, batch, split, cache, slots)
+        rows, eps = batch.logit_rows, self.config.rms_norm_eps
+        _, x = add_rms_norm(h[rows], delta[rows], self.norm, eps=eps)
+        return linear(x, self.lm_head, out_dtype=torch.float32)

@@ -13,7 +13,7 @@ from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_paged
 from sparkwell.ops.cache import cache_write
 from sparkwell.ops.linear import linear
-from sparkwell.ops.norm import rms_norm
+from sparkwell.ops.norm import add_rms_norm, rms_norm
 
 
 class Attention:
@@ -75,10 +75,13 @@ class Layer:
         else:
             self.mlp = Mlp(w, f"{prefix}.mlp", c.hidden_size, c.intermediate_size)
 
-    def __call__(self, h: torch.Tensor, batch: Batch, cache: PagedCache) -> torch.Tensor:
-        x = rms_norm(h, self.attention_norm, eps=self.eps)
-        h = h + self.attention(x, batch, cache)
-        return h + self.mlp(rms_norm(h, self.mlp_norm, eps=self.eps))
+    def __call__(
+        self, h: torch.Tensor, delta: torch.Tensor, batch: Batch, cache: PagedCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """h + delta -> the same for the next layer: a sum is formed where it is next read."""
+        h, x = add_rms_norm(h, delta, self.attention_norm, eps=self.eps)
+        h, x = add_rms_norm(h, self.attention(x, batch, cache), self.mlp_norm, eps=self.eps)
+        return h, self.mlp(x)
 
 
 class LlamaModel:
@@ -110,7 +113,9 @@ class LlamaModel:
     def forward(self, batch: Batch, caches: Sequence[PagedCache]) -> torch.Tensor:
         """Logits [R, vocab] fp32 of `batch.logit_rows`; writes this step's keys to the caches."""
         h = self.embed[batch.token_ids]
+        delta = torch.zeros_like(h)
         for layer, cache in zip(self.layers, caches, strict=True):
-            h = layer(h, batch, cache)
-        h = rms_norm(h[batch.logit_rows], self.norm, eps=self.config.rms_norm_eps)
-        return linear(h, self.lm_head, out_dtype=torch.float32)
+            h, delta = layer(h, delta, batch, cache)
+        rows, eps = batch.logit_rows, self.config.rms_norm_eps
+        _, x = add_rms_norm(h[rows], delta[rows], self.norm, eps=eps)
+        return linear(x, self.lm_head, out_dtype=torch.float32)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 OPS: Mapping[str, str] = MappingProxyType(
     {
         "rms_norm": "sparkwell.ops.norm",
+        "add_rms_norm": "sparkwell.ops.norm",
         "layer_norm": "sparkwell.ops.norm",
         "rope": "sparkwell.ops.rope",
         "swiglu": "sparkwell.ops.activation",
@@ -27,6 +28,8 @@ OPS: Mapping[str, str] = MappingProxyType(
         "logical_to_physical": "sparkwell.ops.indexer",
         "cache_write": "sparkwell.ops.cache",
         "cache_gather": "sparkwell.ops.cache",
+        "latent_write": "sparkwell.ops.cache",
+        "index_key_write": "sparkwell.ops.cache",
         "greedy": "sparkwell.ops.sampling",
         "sample": "sparkwell.ops.sampling",
         "logprobs": "sparkwell.ops.sampling",

@@ -1,6 +1,17 @@
 """RMSNorm and LayerNorm over the last dimension."""
 
-from sparkwell.ops.norm.api import layer_norm, rms_norm
-from sparkwell.ops.norm.reference import layer_norm_reference, rms_norm_reference
+from sparkwell.ops.norm.api import add_rms_norm, layer_norm, rms_norm
+from sparkwell.ops.norm.reference import (
+    add_rms_norm_reference,
+    layer_norm_reference,
+    rms_norm_reference,
+)
 
-__all__ = ["layer_norm", "layer_norm_reference", "rms_norm", "rms_norm_reference"]
+__all__ = [
+    "add_rms_norm",
+    "add_rms_norm_reference",
+    "layer_norm",
+    "layer_norm_reference",
+    "rms_norm",
+    "rms_norm_reference",
+]

@@ -4,7 +4,11 @@ import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.ops.backend import choose
-from sparkwell.ops.norm.reference import layer_norm_reference, rms_norm_reference
+from sparkwell.ops.norm.reference import (
+    add_rms_norm_reference,
+    layer_norm_reference,
+    rms_norm_reference,
+)
 
 
 def rms_norm(
@@ -25,7 +29,40 @@ def rms_norm(
         return rms_norm_reference(x, weight, eps=eps).to(x.dtype)
     from sparkwell.ops.norm.kernel import norm_rows
 
-    return norm_rows("rms_norm", x, weight, None, eps=eps)
+    return norm_rows("rms_norm", x, weight, eps=eps)[1]
+
+
+def add_rms_norm(
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """total = x + delta;  y = rms_norm(total): what a layer adds, and what the next one reads.
+
+    x: [..., d] fp32/bf16/fp16.
+    delta: the same shape and dtype.
+    weight: [d], any float type.
+    eps: added to the mean square, before the root.
+
+    Returns total and y, [..., d] in x's dtype; y is of the total as rounded to it.
+    Raises BadInput where the shapes or dtypes do not fit.
+    """
+    served_by = choose("add_rms_norm", x, backend, kernel=True)
+    _check("add_rms_norm", x, "weight", weight)
+    if delta.shape != x.shape or delta.dtype != x.dtype:
+        raise BadInput(
+            f"add_rms_norm: delta is {tuple(delta.shape)} {delta.dtype} for x {tuple(x.shape)} "
+            f"{x.dtype}, want the same"
+        )
+    if served_by == "reference":
+        total, y = add_rms_norm_reference(x, delta, weight, eps=eps)
+        return total.to(x.dtype), y.to(x.dtype)
+    from sparkwell.ops.norm.kernel import norm_rows
+
+    return norm_rows("add_rms_norm", x, weight, delta=delta, eps=eps)
 
 
 def layer_norm(
@@ -54,7 +91,7 @@ def layer_norm(
         return layer_norm_reference(x, weight, bias, eps=eps).to(x.dtype)
     from sparkwell.ops.norm.kernel import norm_rows
 
-    return norm_rows("layer_norm", x, weight, bias, eps=eps)
+    return norm_rows("layer_norm", x, weight, bias, eps=eps)[1]
 
 
 def _check(op: str, x: torch.Tensor, name: str, vector: torch.Tensor) -> None:

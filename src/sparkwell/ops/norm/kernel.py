@@ -2,6 +2,8 @@
 
 RMSNorm:    y = x / sqrt(mean(x^2) + eps) * weight
 LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
+
+With a delta x + delta, rounded to x's type, is kept and normed.
 """
 
 import torch
@@ -19,8 +21,8 @@ from sparkwell.ops.schedule import pick
 
 @triton.jit
 def _norm_kernel(
-    y_ptr, x_ptr, weight_ptr, bias_ptr, d, stride_x, stride_weight, stride_bias, eps,
-    CENTER: tl.constexpr, BLOCK: tl.constexpr,
+    y_ptr, sum_ptr, x_ptr, delta_ptr, weight_ptr, bias_ptr, d, stride_x, stride_delta,
+    stride_weight, stride_bias, eps, CENTER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)  # row * stride passes 2^31 on long prefills
     cols = tl.arange(0, BLOCK)
@@ -28,6 +30,11 @@ def _norm_kernel(
 
     x = tl.load(x_ptr + row * stride_x + cols, mask=mask, other=0.0).to(tl.float32)  # [BLOCK]
     weight = tl.load(weight_ptr + cols * stride_weight, mask=mask, other=0.0).to(tl.float32)
+    if delta_ptr is not None:
+        delta = tl.load(delta_ptr + row * stride_delta + cols, mask=mask, other=0.0)
+        total = (x + delta.to(tl.float32)).to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + row * d + cols, total, mask=mask)
+        x = total.to(tl.float32)
     if CENTER:
         x = tl.where(mask, x - tl.sum(x) / d, 0.0)
     y = x / tl.sqrt(tl.sum(x * x) / d + eps) * weight
@@ -40,17 +47,27 @@ def _norm_kernel(
 
 
 def norm_rows(
-    op: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, eps: float
-) -> torch.Tensor:
-    """The norm of each row of x: RMSNorm without a bias, LayerNorm with one.  [..., d] -> same."""
+    op: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    delta: torch.Tensor | None = None,
+    *,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x + delta, and its norm: RMSNorm without a bias, LayerNorm with one.  [..., d] -> both."""
     d = x.shape[-1]
-    rows = x.reshape(-1, d)  # a view where the rows are evenly spaced, else a copy
-    rows = unit_stride(rows)
+    rows = unit_stride(x.reshape(-1, d))  # a view where the rows are evenly spaced, else a copy
+    deltas, total = None, x
+    if delta is not None:
+        deltas = unit_stride(delta.reshape(-1, d))
+        total = torch.empty_like(x, memory_format=torch.contiguous_format)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     choice = pick(op, TABLE, Problem(d), device_of(x.device).target)
     launch(
-        _norm_kernel, (rows.shape[0],), y, rows, weight, bias, d, rows.stride(0),
-        weight.stride(0), 0 if bias is None else bias.stride(0), eps,
+        _norm_kernel, (rows.shape[0],), y, None if delta is None else total, rows, deltas, weight,
+        bias, d, rows.stride(0), 0 if deltas is None else deltas.stride(0), weight.stride(0),
+        0 if bias is None else bias.stride(0), eps,
         choice=choice, CENTER=bias is not None, BLOCK=triton.next_power_of_2(max(d, 1)),
     )  # fmt: skip
-    return y
+    return total, y

@@ -13,6 +13,14 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> 
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
 
 
+def add_rms_norm_reference(
+    x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, *, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The meaning of `add_rms_norm`: the sum is rounded to x's dtype before its norm is taken."""
+    total = (x.float() + delta.float()).to(x.dtype)
+    return total.float(), rms_norm_reference(total, weight, eps=eps)
+
+
 def layer_norm_reference(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, eps: float
 ) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm: rows of every length class, zero rows, rows as small as eps."""
+"""The norms: rows of every length class, zero rows, rows as small as eps."""
 
 from functools import partial
 
@@ -10,25 +10,28 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPREAD = 257
 
 
-def _inputs(make: Maker, *, rows: int, d: int, dtype: str, bias: bool, scale: float) -> Inputs:
+def _inputs(make: Maker, *, op: str, rows: int, d: int, dtype: str, scale: float) -> Inputs:
     x = make.randn(rows, d, dtype=DTYPES[dtype], scale=scale)
     every = 3 if d == SPREAD else 1  # a weight of elements apart from each other
     weight, shift = make.randn(d * every, dtype=DTYPES[dtype]), make.randn(d * every)
     inputs: Inputs = {"x": x, "weight": weight[::every], "eps": 1e-6}
-    return inputs | ({"bias": shift[::every]} if bias else {})
+    if op == "add_rms_norm":
+        inputs["delta"] = make.randn(2 * rows, d, dtype=DTYPES[dtype], scale=scale)[::2]
+    return inputs | ({"bias": shift[::every]} if op == "layer_norm" else {})
 
 
 def _case(
     op: str, rows: int, d: int, dtype: str = "fp32", scale: float = 1.0, size: str = "small"
 ) -> Case:
-    make = partial(_inputs, rows=rows, d=d, dtype=dtype, bias=op == "layer_norm", scale=scale)
+    make = partial(_inputs, op=op, rows=rows, d=d, dtype=dtype, scale=scale)
     limit = ("elementwise", "fp32" if dtype == "fp32" else "bf16")
-    return Case(op, f"{rows}x{d}-{dtype}-{scale:g}", make, size, (limit,))
+    results = 2 if op == "add_rms_norm" else 1
+    return Case(op, f"{rows}x{d}-{dtype}-{scale:g}", make, size, (limit,) * results)
 
 
 CASES: tuple[Case, ...] = tuple(
     _case(op, *arguments)
-    for op in ("rms_norm", "layer_norm")
+    for op in ("rms_norm", "layer_norm", "add_rms_norm")
     for arguments in (
         (5, 1),
         (3, 257),
