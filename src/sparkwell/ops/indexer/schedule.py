@@ -180,7 +180,7 @@ SCORES: tuple[Row, ...] = (
     Row("exact-64",  Schedule(1, 16, "fp32", 8),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16") and p.heads > 32, "fp32 or BF16 keys, more than 32 heads", HMMA_ANY),
     Row("exact",     Schedule(1, 16, "fp32", 4),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16"), "fp32 or BF16 keys", HMMA),
     Row("roles",     Schedule(0, 64, "fp8", 4, 8, 3, True, 128),  WGMMA, lambda p: _roles(p) and p.rows * p.heads > 128, "e4m3 operands that the copy engine reads, 16 to 128 heads, several rows a request", QGMMA),
-    Row("roles-few", Schedule(0, 64, "fp8", 4, 12, 3, False, 128), WGMMA, _roles, "e4m3 operands that the copy engine reads, 16 to 128 heads", QGMMA),
+    Row("roles-few", Schedule(0, 64, "fp8", 4, 9, 3, False, 128), WGMMA, _roles, "e4m3 operands that the copy engine reads, 16 to 128 heads", QGMMA),
     Row("tiled",     Schedule(0, 128, "fp8", 4, 3, wide=64), EVERY - AMPERE, lambda p: p.fp8 and p.heads <= 64 and not p.paged, "e4m3 operands side by side, at most 64 heads", FP8_ANY, Feature.FP8_MMA),
     Row("tiled-pages", Schedule(0, 128, "fp8", 4, 5, wide=64), EVERY - AMPERE, lambda p: p.fp8 and p.heads <= 64, "e4m3 operands, at most 64 heads", FP8_ANY, Feature.FP8_MMA),
     Row("tiled-128", Schedule(0, 64, "fp8", 8, 5, wide=128), EVERY - AMPERE, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", FP8_ANY, Feature.FP8_MMA),

@@ -104,19 +104,9 @@ def _copy(
     i = 0
     while owner <= last:
         tile, end = _span(
-            request_ptr,
-            each,
-            start_ptr,
-            end_ptr,
-            first_row,
-            rows,
-            owner,
-            low,
-            high,
-            PAGED,
-            ROWS,
+            request_ptr, each, start_ptr, end_ptr, first_row, rows, owner, low, high, PAGED, ROWS,
             layout,
-        )
+        )  # fmt: skip
         while tile < end:
             stage, turn = i % STAGES, (i // STAGES) & 1
             page = 0
@@ -158,15 +148,6 @@ def _chain(x, w, total, DEPTH: gl.constexpr):
 
 
 @gluon.jit
-def _first(x, DEPTH: gl.constexpr):
-    if DEPTH == 0:
-        return x
-    else:
-        x0, _ = _halves(x, DEPTH)
-        return _first(x0, DEPTH - 1)
-
-
-@gluon.jit
 def _by_lane(x, R: gl.constexpr, HEADS: gl.constexpr):
     """[TILE, R * HEADS] -> [TILE, R, 4, HEADS // 4]: a thread holds whole last axes."""
     x = gl.permute(gl.reshape(x, [TILE, R, HEADS // 8, 4, 2]), [0, 1, 3, 2, 4])
@@ -191,23 +172,23 @@ def _score(
     BEGIN: gl.constexpr = 0 if APART else GROUP
     zeros = gl.zeros([TILE, N], gl.float32, matrix)
     DEPTH: gl.constexpr = (HEADS // 4).bit_length() - 1
-    nought = _first(_by_lane(zeros, R, HEADS), DEPTH)  # [TILE, R, 4]
-    shape = gl.sum(nought, 2)  # for its layout
-    by_key: gl.constexpr = gl.SliceLayout(1, shape.type.layout)
-    by_row: gl.constexpr = gl.SliceLayout(0, shape.type.layout)
 
     my_row = first_row + (GROUP * R if APART else 0)
     column = gl.arange(0, N, gl.SliceLayout(0, matrix))
     at = (my_row + column // HEADS).to(gl.int64) * stride_weight + column % HEADS
     weight = gl.load(weight_ptr + at, mask=my_row + column // HEADS < rows, other=0.0)
     weight = _by_lane(zeros + weight[None, :], R, HEADS)
+    shape = gl.sum(_chain(weight, weight, 0.0, DEPTH), 2)  # for its layout
+    by_key: gl.constexpr = gl.SliceLayout(1, shape.type.layout)
+    by_row: gl.constexpr = gl.SliceLayout(0, shape.type.layout)
     row = my_row + gl.arange(0, R, by_row)
     of_row = row < rows
     start = gl.zeros([R], gl.int32, by_row)
     if not PAGED:
-        start = gl.load(start_ptr + row, mask=of_row, other=2147483647)
+        start = gl.maximum(gl.load(start_ptr + row, mask=of_row, other=2147483647), 0)
     stop = gl.minimum(gl.load(end_ptr + row, mask=of_row, other=0), high)
     n = gl.arange(0, TILE, by_key)
+    since = n[:, None] - start[None, :]
     out = out_ptr + row.to(gl.int64)[None, :] * stride_out + n[:, None]
     q = qs.index(GROUP if APART else 0).permute([1, 0])
     mbarrier.wait(q_ready, 0)
@@ -215,23 +196,14 @@ def _score(
     i = 0
     while owner <= last:
         first, end = _span(
-            request_ptr,
-            each,
-            start_ptr,
-            end_ptr,
-            first_row,
-            rows,
-            owner,
-            low,
-            high,
-            PAGED,
-            ROWS,
+            request_ptr, each, start_ptr, end_ptr, first_row, rows, owner, low, high, PAGED, ROWS,
             flat,
-        )
+        )  # fmt: skip
         mine = stop
         if PAGED:
             request = _request(request_ptr, each, row, of_row, -1)
             mine = gl.where(request == owner, stop, 0)
+        span = gl.maximum(mine - start, 0).to(gl.uint32, bitcast=True)
         tile = first + BEGIN
         while tile < end:
             place = i + tile - first
@@ -248,17 +220,15 @@ def _score(
                 factor = scales.index(stage).reshape([TILE]).load(by_key)
             dots = warpgroup_mma_wait(0, deps=[dots])
             mbarrier.arrive(k_free.index(stage), count=1)
-            score = gl.sum(_chain(_by_lane(dots, R, HEADS), weight, nought, DEPTH), 2)
+            score = gl.sum(_chain(_by_lane(dots, R, HEADS), weight, 0.0, DEPTH), 2)
             if SCALED:
                 score = score * factor[:, None]
             key = tile * TILE
-            keys = key + n[:, None]
-            seen = keys < mine[None, :]
+            # One comparison a score: keys before `start` are large when read without a sign.
+            seen = (key + since).to(gl.uint32, bitcast=True) < span[None, :]
             if PAGED:
                 ok = (page >= 0) & (page < num_pages)
                 score = gl.where(ok, score, float("-inf"))
-            else:
-                seen = seen & (keys >= start[None, :])
             gl.store(out + key, score, mask=seen)
             tile += STEP
         i += end - first
