@@ -91,8 +91,8 @@ def _gather_kernel(
 # ---------------------------------------------------------------- launch
 
 
-def _layout(cache: PagedCache, part: Part) -> tuple[torch.Tensor, torch.Tensor, dict[str, object]]:
-    """The part's pages as its own type, its scales' as fp32, and the constants of both kernels."""
+def layout(cache: PagedCache, part: Part) -> tuple[torch.Tensor, torch.Tensor, dict[str, object]]:
+    """The part's pages as its own type, its scales' as fp32, and the constants of the kernels."""
     record, pages = cache.record, cache.pages
     field = record.field(part.field)
     fp8 = part.scale is not None
@@ -124,7 +124,7 @@ def write_rows(cache: PagedCache, slots: torch.Tensor, values: torch.Tensor) -> 
     first = 0
     for part in cache.record.parts:
         choice, group, block = _choose("cache_write", cache, part)
-        pages, scales, constants = _layout(cache, part)
+        pages, scales, constants = layout(cache, part)
         count = cache.record.field(part.field).count
         launch(
             _write_kernel, (len(slots), triton.cdiv(count, group)), pages, scales,
@@ -148,7 +148,7 @@ def gather_rows(
     first = 0
     for part in cache.record.parts:
         choice, group, block = _choose("cache_gather", cache, part)
-        pages, scales, constants = _layout(cache, part)
+        pages, scales, constants = layout(cache, part)
         count = cache.record.field(part.field).count
         launch(
             _gather_kernel, (total, triton.cdiv(count, group)), out, pages, scales, key_start,

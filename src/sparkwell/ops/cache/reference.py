@@ -4,7 +4,9 @@ import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.formats.paged import PagedCache
+from sparkwell.ops.norm import layer_norm_reference, rms_norm_reference
 from sparkwell.ops.ragged import context_slots
+from sparkwell.ops.rope import rope_reference
 
 
 def cache_write_reference(cache: PagedCache, slots: torch.Tensor, values: torch.Tensor) -> None:
@@ -26,3 +28,54 @@ def cache_gather_reference(
     key_start = torch.zeros(len(lengths) + 1, dtype=torch.int32, device=context_lens.device)
     key_start[1:] = context_lens.cumsum(0)
     return cache.read(torch.cat([empty, *slots])), key_start
+
+
+def latent_write_reference(
+    cache: PagedCache,
+    slots: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    positions: torch.Tensor,
+    inv_freq: torch.Tensor,
+    *,
+    eps: float,
+    attention_factor: float = 1.0,
+    interleaved: bool,
+) -> None:
+    """The meaning of `latent_write`: what rms_norm and rope return, written by cache_write."""
+    rank = len(weight)
+    latent = rms_norm_reference(x[:, :rank], weight, eps=eps)
+    key = rope_reference(
+        x[:, rank:],
+        positions,
+        inv_freq,
+        attention_factor=attention_factor,
+        interleaved=interleaved,
+    )
+    cache_write_reference(cache, slots, torch.cat([latent, key], 1).to(x.dtype))
+
+
+def index_key_write_reference(
+    cache: PagedCache,
+    slots: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    positions: torch.Tensor,
+    inv_freq: torch.Tensor,
+    *,
+    eps: float,
+    attention_factor: float = 1.0,
+    interleaved: bool,
+) -> None:
+    """The meaning of `index_key_write`: what layer_norm and rope return, by cache_write."""
+    turned = 2 * len(inv_freq)
+    key = layer_norm_reference(x, weight, bias, eps=eps).to(x.dtype)
+    head = rope_reference(
+        key[:, :turned],
+        positions,
+        inv_freq,
+        attention_factor=attention_factor,
+        interleaved=interleaved,
+    )
+    cache_write_reference(cache, slots, torch.cat([head.to(x.dtype), key[:, turned:]], 1))

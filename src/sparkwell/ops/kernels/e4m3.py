@@ -41,12 +41,12 @@ def e4m3_value(code):
 
 
 @triton.jit
-def group_scale(x, floor, POW2: tl.constexpr):
-    """max(amax, floor) / 448 over all of x; a NaN among x makes it NaN."""
-    largest = tl.maximum(tl.max(tl.abs(x)), floor)
+def group_scale(x, floor, POW2: tl.constexpr, AXIS: tl.constexpr = None):
+    """max(amax, floor) / 448 over all of x, or an axis of it; a NaN among x makes it NaN."""
+    largest = tl.maximum(tl.max(tl.abs(x), AXIS), floor)
     scale = tl.math.div_rn(largest, E4M3_MAX)
     if POW2:
         bits = (scale.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000
         scale = bits.to(tl.float32, bitcast=True)
-    any_nan = tl.max((x != x).to(tl.int32)) > 0
+    any_nan = tl.max((x != x).to(tl.int32), AXIS) > 0
     return tl.where(any_nan, float("nan"), scale)

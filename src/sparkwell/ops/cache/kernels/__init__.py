@@ -1,0 +1,1 @@
+"""Kernels that make a row and write it to its page in one launch."""
