@@ -12,7 +12,7 @@ Scores compare as integers of the same order.  Several blocks may share the mark
 import triton
 import triton.language as tl
 
-RUN = tl.constexpr(8)  # neighbours the sample takes together, a sector of memory
+RUN = tl.constexpr(16)  # neighbours the sample takes together: 64 bytes
 WORD = tl.constexpr(32)  # columns marked by one word
 LEAST = tl.constexpr(0x00800000)  # of the lowest finite score; above what NaN and -inf have
 
@@ -43,14 +43,13 @@ def _score(key):
 def _search(keys, need, most, BITS: tl.constexpr):
     """A bound that `need` to `most` of the keys reach, or the need-th largest key.
 
-    `need` is lowered to the keys above 0.  Each step counts the keys between what the bound can
-    be, in 2^BITS bins, and goes on with one of these.  -> (bound, how many keys reach it, how many
-    of the keys equal to it are among the `need` largest)
+    Each step counts the keys between what the bound can be, in 2^BITS bins, and goes on with one
+    of these.  -> (bound, how many keys reach it, how many of the keys equal to it are among the
+    `need` largest)
     """
     d = tl.arange(0, 1 << BITS)
     reached = tl.sum((keys > 0).to(tl.int32), 0)
     above = reached * 0  # keys that reach `high`
-    need = tl.minimum(need, reached)
     high = tl.max(keys, 0) + 1
     bound = tl.min(tl.where(keys > 0, keys, 0xFFFFFFFF), 0)
     while (reached > most) & (high > bound + 1):
@@ -77,7 +76,8 @@ def _guess(row, visible, topk, SAMPLE: tl.constexpr, BITS: tl.constexpr):
     are asked for.
     """
     i = tl.arange(0, SAMPLE)
-    column = (i // RUN) * (visible // (SAMPLE // RUN)) + i % RUN
+    # As many columns lie between runs, or almost; each starts where memory is read from.
+    column = ((i // RUN) * (visible // (SAMPLE // RUN)) & -RUN) | (i % RUN)
     share = topk * (SAMPLE / visible.to(tl.float32))
     rank = (share + 5.0 * tl.sqrt(share) + 8.0).to(tl.int32)
     keys = _keys(row, column, column < visible)
