@@ -15,8 +15,10 @@ from sparkwell.ops.mla.kernels.dense import run_dense
 from sparkwell.ops.mla.kernels.divided import run_divided
 from sparkwell.ops.mla.kernels.exact import exact_kernel
 from sparkwell.ops.mla.kernels.finish import merge_kernel
+from sparkwell.ops.mla.kernels.gathered import run_gathered
 from sparkwell.ops.mla.kernels.grouped import grouped_kernel
 from sparkwell.ops.mla.kernels.specialized import run_specialized
+from sparkwell.ops.mla.kernels.turned import run_turned
 from sparkwell.ops.mla.schedule import EXACT_COLUMNS, GROUP, TABLE, Problem, Schedule, shared
 from sparkwell.ops.schedule import EVERY, NO_MMA, Choice, Row, pick
 
@@ -34,6 +36,13 @@ class _Merge:
     num_stages: int = 1
 
 
+_RUNS = {
+    "dense": run_dense,
+    "divided": run_divided,
+    "gathered": run_gathered,
+    "specialized": run_specialized,
+    "turned": run_turned,
+}
 _MERGE = Row("merge", _Merge(), EVERY, lambda p: True, "everything", NO_MMA)
 
 
@@ -100,13 +109,9 @@ class MlaPlan:
             return
         names, lengths, starts, sink, num_requests = lists
         first = into if self.scratch is None else self.scratch
-        if s.algorithm == "specialized":
-            run = run_dense if interpreting() else run_specialized
+        run = _RUNS.get(s.algorithm)
+        if run is not None:
             run(first, q, cache, lists, stride_lists, scale, plan=self)
-            self._merge(into, sink)
-            return
-        if s.algorithm == "divided":
-            run_divided(first, q, cache, lists, stride_lists, scale, plan=self)
             self._merge(into, sink)
             return
         kernel, constants = self._kernel(cache)
@@ -221,7 +226,7 @@ def plan_mla(
 def _splits(p: Problem, s: Schedule, gpu: Device, requests: int) -> int:
     """Blocks that share a query's keys: enough to fill the GPU once, none without a tile."""
     blocks = p.rows * triton.cdiv(p.heads, s.block_h)
-    dense = s.algorithm == "specialized"
+    dense = s.algorithm in ("specialized", "dense")
     if dense:
         blocks = requests * triton.cdiv(p.pairs, s.block_h)
     room = gpu.sms * s.blocks // max(1, blocks)
@@ -230,10 +235,13 @@ def _splits(p: Problem, s: Schedule, gpu: Device, requests: int) -> int:
 
 
 def _interpretable(choice: Choice) -> Choice:
-    """Triton's interpreter runs the divided kernel's sums in their grouped form."""
-    if choice.schedule.algorithm != "divided" or not interpreting():
+    """Triton's interpreter runs each kernel whose warps have roles in a plain form."""
+    if not interpreting() or choice.schedule.algorithm not in _RUNS:
         return choice
-    schedule = replace(choice.schedule, algorithm="grouped", block_h=16)
+    if choice.schedule.algorithm == "specialized":
+        schedule = replace(choice.schedule, algorithm="dense")
+    else:
+        schedule = replace(choice.schedule, algorithm="grouped", block_h=16, block_n=32)
     return replace(choice, row=replace(choice.row, schedule=schedule))
 
 

@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Schedule:
-    """algorithm: "grouped", "divided", "exact" or "specialized".
+    """algorithm: "grouped", "divided", "exact", "specialized" (whole contexts) or "gathered" (lists).
 
     A block takes block_h heads (specialized: pairs of a row and a head) and block_n keys at a time.
 
@@ -71,6 +71,18 @@ def _dense(p: Problem) -> bool:
     return p.paged and same and p.pairs > 16 and p.page_size % 64 == 0
 
 
+def _lists(p: Problem) -> bool:
+    """Lists of slots whose records can be copied 16 bytes at a time."""
+    usual = p.query == "bf16" and (p.rank, p.rope, p.d_v) == (512, 64, 512)
+    return not p.paged and usual and p.record in ("fp8", "bf16") and p.aligned
+
+
+def _few_or_narrow(p: Problem) -> bool:
+    """One row, whose tiles and heads are all on the GPU at once; or 16 heads that are not unpacked."""
+    narrow = p.record == "bf16" and p.heads <= 16
+    return _lists(p) and (narrow or (p.rows == 1 and 16 < p.heads <= 64))
+
+
 def _divided(p: Problem, heads: int) -> bool:
     """More heads than `heads`, over records that can be copied 16 bytes at a time."""
     usual = p.record == p.query == "bf16" and (p.rank, p.rope, p.d_v) == (512, 64, 512)
@@ -84,6 +96,10 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     """
     if s.algorithm == "specialized":
         return 2 * (p.rank + p.rope) * (s.stages * s.block_n + s.block_h)
+    if s.algorithm in ("gathered", "turned"):
+        weights = s.block_n * s.block_h if s.algorithm == "turned" else 0
+        masks = s.stages * s.block_n
+        return 2 * ((p.rank + p.rope) * (s.stages * s.block_n + s.block_h) + weights + masks)
     if s.algorithm == "divided":
         sums = 4 * s.block_n * 16 * s.num_warps  # shares of the scores
         keys = s.stages * s.block_n * (2 * (p.rank + p.rope) + 4)
@@ -107,12 +123,18 @@ _FP8 = "FP8 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _BF16 = "BF16 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _ANY = "a latent of at most 1024"
 _DENSE = "whole contexts, pages of 64 n, BF16, widths 512 + 64, rows x heads of a request > 16"
+_LISTS = (
+    "lists of slots, BF16 queries, FP8 or BF16 records at multiples of 16 bytes, widths 512 + 64"
+)
 _MANY = "BF16, records at multiples of 16 bytes, widths 512 + 64, more than {} heads"
-_G, _D, _X, _S = "grouped", "divided", "exact", "specialized"
+_G, _D, _X, _S, _L, _T = "grouped", "divided", "exact", "specialized", "gathered", "turned"
 _WGMMA = frozenset({90})
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
+    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + ": one row, or BF16 records and at most 16 heads", HGMMA),
+    Row("turned-32",     Schedule(_T, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and 16 < p.heads <= 32, _LISTS + ", 17 to 32 heads", HGMMA),
+    Row("gathered",      Schedule(_L, 64, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 32, _LISTS + ", more than 32 heads", HGMMA),
     Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("specialized",   Schedule(_S, 64, 64, 4, 2, 1),  _WGMMA, _dense, _DENSE, HGMMA),

@@ -58,7 +58,8 @@ def _sparse_case(name: str, rows: int, heads: int, topk: int, tokens: int, recor
     shape = (rows, heads, topk)
     make = partial(_sparse, shape=shape, tokens=tokens, record=record)
     timing = Timing(flops, nbytes, partial(_sparse_redraw, shape=shape))
-    return Case("mla_sparse", name, make, "timed", (*MLA_LIMITS, MLA_LIMITS[1]), timing=timing)
+    lse = ("lse", "bf16") if record == "fp8" and heads > 16 else MLA_LIMITS[1]
+    return Case("mla_sparse", name, make, "timed", (MLA_LIMITS[0], lse, lse), timing=timing)
 
 
 # ---------------------------------------------------------------- dense MLA
