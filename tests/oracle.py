@@ -8,6 +8,7 @@ injected, and the choices themselves by their scores.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ import transformers
 from torch.overrides import TorchFunctionMode
 
 from families import checkpoint
+from sparkwell.formats.kv import index_key_record
+from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.layers import Moe
@@ -138,7 +141,11 @@ def own_scores(model: Model, trace: Trace, layer: int) -> torch.Tensor:
     x, c_q = trace.inputs[layer]
     positions = torch.arange(len(x))
     q, w = indexer.queries(x, c_q, positions)
-    return index_scores_reference(q, indexer.keys(x, positions), w)
+    record = index_key_record("fp32", head_dim=q.shape[-1])
+    cache = PagedCache.allocate(record, 1, len(x), "cpu")
+    step: Any = SimpleNamespace(slots=positions, positions=positions)
+    indexer.write_keys(x, step, cache)
+    return index_scores_reference(q, cache.read(positions), w)
 
 
 def _visible(indices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,11 @@ from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_prefill
-from sparkwell.ops.cache import cache_gather, cache_write
+from sparkwell.ops.cache import cache_gather, index_key_write, latent_write
 from sparkwell.ops.indexer import index_select, logical_to_physical
 from sparkwell.ops.linear import linear
 from sparkwell.ops.mla import mla_paged, mla_sparse
-from sparkwell.ops.norm import add_rms_norm, layer_norm, rms_norm
+from sparkwell.ops.norm import add_rms_norm, rms_norm
 
 INDEX_NORM_EPS = 1e-6  # fixed in every published model, whatever rms_norm_eps says
 
@@ -67,11 +67,20 @@ class Indexer:
         head, tail = x[..., : self.rope_dim], x[..., self.rope_dim :]
         return torch.cat([self.rotary(head, positions), tail], -1)
 
-    def keys(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """k = rope(LayerNorm(W_k x)).  [T, hidden] -> [T, head_dim]"""
-        k = linear(x, self.wk)
-        k = layer_norm(k, self.norm_weight, self.norm_bias, eps=INDEX_NORM_EPS)
-        return self._rotate(k, positions)
+    def write_keys(self, x: torch.Tensor, batch: Batch, cache: PagedCache) -> None:
+        """cache[slots] = rope(LayerNorm(W_k x)) of the batch's rows."""
+        index_key_write(
+            cache,
+            batch.slots,
+            linear(x, self.wk),
+            self.norm_weight,
+            self.norm_bias,
+            batch.positions,
+            self.rotary.table(x.device),
+            eps=INDEX_NORM_EPS,
+            attention_factor=self.rotary.attention_factor,
+            interleaved=self.rotary.interleaved,
+        )
 
     def queries(
         self, x: torch.Tensor, c_q: torch.Tensor, positions: torch.Tensor
@@ -133,20 +142,27 @@ class Attention:
         self, x: torch.Tensor, batch: Batch, split: Split, cache: LayerCache, slots: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         eps, q_rank = self.config.latent_norm_eps, self.config.q_lora_rank or 0
-        c_q, c, k_rope = multiplied(x, self.qkv_a).split([q_rank, self.latent, self.rope], -1)
+        c_q, kv = multiplied(x, self.qkv_a).split([q_rank, self.latent + self.rope], -1)
         c_q = rms_norm(c_q, self.q_norm, eps=eps) if q_rank else x
         q = linear(c_q, self.q).unflatten(-1, (self.heads, self.nope + self.rope))
         q_nope, q_rope = q.split([self.nope, self.rope], -1)
         q_rope = self.rotary(q_rope, batch.positions)
 
-        c = rms_norm(c, self.kv_norm, eps=eps)
-        k_rope = self.rotary(k_rope, batch.positions)
-        cache_write(cache.latent, batch.slots, torch.cat([c, k_rope], -1))
-
+        latent_write(
+            cache.latent,
+            batch.slots,
+            kv,
+            self.kv_norm,
+            batch.positions,
+            self.rotary.table(x.device),
+            eps=eps,
+            attention_factor=self.rotary.attention_factor,
+            interleaved=self.rotary.interleaved,
+        )
         if self.indexer is not None:
             assert cache.index is not None
             # Written even while every context is short: the keys are needed once it has grown.
-            cache_write(cache.index, batch.slots, self.indexer.keys(x, batch.positions))
+            self.indexer.write_keys(x, batch, cache.index)
             if split.sparse is not None:
                 rows, part = split.sparse
                 indices = self.indexer.select(x[rows], c_q[rows], part, cache.index)

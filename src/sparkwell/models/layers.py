@@ -22,13 +22,17 @@ class Rotary:
         self.interleaved = interleaved
         self._on: dict[torch.device, torch.Tensor] = {}
 
+    def table(self, device: torch.device) -> torch.Tensor:
+        """The frequencies, on `device`."""
+        if device not in self._on:  # once: a copy from the host is a wait
+            self._on[device] = self.inv_freq.to(device)
+        return self._on[device]
+
     def __call__(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if x.device not in self._on:  # once: a copy from the host is a wait
-            self._on[x.device] = self.inv_freq.to(x.device)
         return rope(
             x,
             positions,
-            self._on[x.device],
+            self.table(x.device),
             attention_factor=self.attention_factor,
             interleaved=self.interleaved,
         )
