@@ -49,11 +49,6 @@ MUTANTS = [
     (FUSED, "tl.where(second, sin, -sin)", "sin"),
     (FUSED, "y = tl.where(turned, both.to(kind), y)", "y = both.to(kind)"),
     (FUSED, "y = (x / deviation * weight + bias).to(kind)", "y = x / deviation * weight + bias"),
-    (
-        FUSED,
-        "y = tl.where(mask, y.to(tl.float32), 0.0)",
-        "y = tl.where(n >= 0, y.to(tl.float32), 0.0)",
-    ),
     (FUSED, "tl.where(n < half, n + half, n - half), n % half", "n ^ 1, n % half"),
     (ROPE, "(a * cos - b * sin)", "(a * cos + b * sin)"),
     (ROPE, "first, apart = i[None, :], half", "first, apart = 2 * i[None, :], 1"),

@@ -21,9 +21,7 @@ MUTANTS = [
     ),
     (TOPK, "bound = (bound << 11) |", "bound ="),
     (TOPK, "(marked <= KEEP) | (ties <= 0)", "marked <= KEEP"),
-    (TOPK, "if marked > KEEP:", "if marked >= 0:"),
     (TOPK, "(marked >= topk) | (guess == LEAST)", "marked >= 0"),
-    (TOPK, "(marked >= topk) | (guess == LEAST)", "marked >= topk"),
     (TOPK, "(marked <= KEEP) & ((marked", "((marked"),
     (TOPK, "tl.where(count <= KEEP, tl.max(number, 0), 0)", "tl.minimum(tl.max(number, 0), 1)"),
     (
@@ -33,7 +31,6 @@ MUTANTS = [
     ),
     (TOPK, "if whole < last:", "if whole > last:"),
     (TOPK, "first = tl.program_id(1) * share", "first = 0"),
-    (TOPK, "mark + stride_mark - 1, guess", "mark + stride_mark - 2, guess"),
     (TOPK, "if KEEP_ALL and visible <= topk:", "if KEEP_ALL and visible < 0:"),
     (
         TOPK,

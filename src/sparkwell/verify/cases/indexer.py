@@ -279,6 +279,7 @@ CASES: tuple[Case, ...] = (
     _topk_case(4, 9000, 300, "ties"),
     _topk_case(4, 9000, 1500, "broken"),
     _topk_case(2, 20000, 40, "tiny"),
+    _topk_case(1, 40000, 300, "plain"),
     _topk_case(2, 9000, 1500, "equal"),
     _topk_case(2, 20000, 1500, "few"),
     _topk_case(1, 9000, 1500, "low-sample"),

@@ -124,7 +124,7 @@ def index_key_kernel(
         y = tl.where(turned, both.to(kind), y)
         out = _field(key_ptr, slot, page_size, page_stride, PLANE, TOKEN, PLANAR)
         if FP8:
-            y = tl.where(mask, y.to(tl.float32), 0.0)
+            y = y.to(tl.float32)  # 0 past the row's end
             scale = group_scale(y, floor, POW2)
             tl.store(out + n, e4m3_code(tl.math.div_rn(y, scale)), mask=mask)
             to = _field(
