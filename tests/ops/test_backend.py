@@ -19,7 +19,7 @@ from sparkwell.ops.linear import linear
 from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
 from sparkwell.ops.norm import add_rms_norm, layer_norm, rms_norm
 from sparkwell.ops.rope import rope
-from sparkwell.ops.sampling import SamplingRow, greedy, logprobs, sample
+from sparkwell.ops.sampling import SamplingRow, draw, greedy, logprobs, sample
 
 
 def far(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -44,6 +44,7 @@ CALLS: dict[str, Callable[..., object]] = {
         far(2, 4), far(2, 1, dtype=torch.int64), far(2, 1), far(3, 6, 4), far(3, 4, 3), **b
     ),
     "greedy": lambda **b: greedy(far(1, 4), **b),
+    "draw": lambda **b: draw(far(1, 4), far(1, 5, dtype=torch.float64), sorts=True, **b),
     "sample": lambda **b: sample(far(1, 4), [SamplingRow()], [((), ())], torch.tensor([0.5]), **b),
     "logprobs": lambda **b: logprobs(far(1, 4), torch.tensor([0]), top=1, **b),
 }

@@ -19,7 +19,7 @@ from sparkwell.ops.sampling import (
     sample_reference,
     uniform,
 )
-from sparkwell.ops.sampling.batched import logprobs_batched, sample_batched
+from sparkwell.ops.sampling.batched import draw_reference, logprobs_batched, sample_batched
 from sparkwell.testing import in_poison
 
 INF = math.inf
@@ -479,7 +479,8 @@ def test_all_rows_at_once_draw_what_each_draws_alone(seed: int, round_to: float)
     u = torch.rand(n, generator=generator, dtype=torch.float64)
     u[:3] = torch.tensor([0.0, 1.0 - 2.0**-53, 1.0])
     want = sample_reference(logits, rows, histories, u)
-    assert sample_batched(logits, rows, histories, u).tolist() == want.tolist()
+    got = sample_batched(logits, rows, histories, u, draw_reference)
+    assert got.tolist() == want.tolist()
 
 
 @pytest.mark.parametrize(
@@ -488,7 +489,7 @@ def test_all_rows_at_once_draw_what_each_draws_alone(seed: int, round_to: float)
 def test_a_row_that_masks_leaves_the_others_whole(row: SamplingRow) -> None:
     u = torch.full((2,), 1.0 - 2.0**-53, dtype=torch.float64)
     x = torch.zeros(2, 50)
-    assert sample_batched(x, [row, SamplingRow()], [((), ())] * 2, u)[1] == 49
+    assert sample_batched(x, [row, SamplingRow()], [((), ())] * 2, u, draw_reference)[1] == 49
 
 
 def test_what_cannot_be_sampled_is_no_token_and_no_wait() -> None:
@@ -496,7 +497,7 @@ def test_what_cannot_be_sampled_is_no_token_and_no_wait() -> None:
     x[0, 2], x[1, 3], x[2] = math.nan, INF, -INF
     rows = [SamplingRow(), GREEDY, SamplingRow(top_p=0.5), GREEDY, SamplingRow()]
     rows[3] = SamplingRow(temperature=0.0, suppressed=frozenset(range(6)))
-    got = sample_batched(x, rows, [((), ())] * 5, torch.full((5,), 0.9))
+    got = sample_batched(x, rows, [((), ())] * 5, torch.full((5,), 0.9), draw_reference)
     assert got.tolist() == [NOTHING] * 4 + [5]
     assert greedy(x).tolist() == [NOTHING, NOTHING, NOTHING, 0, 0]
     assert greedy(torch.zeros(2, 0)).tolist() == [NOTHING] * 2
@@ -512,7 +513,7 @@ def test_ids_outside_the_vocabulary_are_named_for_all_rows_at_once() -> None:
         (SamplingRow(presence_penalty=2.0), "output"),
     ):
         with pytest.raises(BadInput, match=f"sampling: {text} holds ids from . to 5, want 0 to 4"):
-            sample_batched(x, [SamplingRow(), row], [none, ((1,), (5,))], u)
+            sample_batched(x, [SamplingRow(), row], [none, ((1,), (5,))], u, draw_reference)
 
 
 @pytest.mark.parametrize("top", [0, 3, 40])

@@ -31,6 +31,7 @@ OPS: Mapping[str, str] = MappingProxyType(
         "latent_write": "sparkwell.ops.cache",
         "index_key_write": "sparkwell.ops.cache",
         "greedy": "sparkwell.ops.sampling",
+        "draw": "sparkwell.ops.sampling",
         "sample": "sparkwell.ops.sampling",
         "logprobs": "sparkwell.ops.sampling",
     }

@@ -1,7 +1,7 @@
 """Sampling: logits to tokens, one a row, and log-probabilities."""
 
-from sparkwell.ops.sampling.api import greedy, logprobs, sample
-from sparkwell.ops.sampling.batched import COLUMNS, draw, drawing_table
+from sparkwell.ops.sampling.api import draw, greedy, logprobs, sample
+from sparkwell.ops.sampling.batched import COLUMNS, draw_reference, drawing_table
 from sparkwell.ops.sampling.reference import (
     NOTHING,
     SamplingRow,
@@ -20,6 +20,7 @@ __all__ = [
     "adjusted_logits_reference",
     "cannot_be_sampled",
     "draw",
+    "draw_reference",
     "drawing_table",
     "greedy",
     "greedy_reference",

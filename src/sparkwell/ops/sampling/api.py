@@ -1,13 +1,19 @@
 """Public sampling ops: shapes checked, backend chosen."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.ops.backend import choose
 from sparkwell.ops.ragged import shown
-from sparkwell.ops.sampling.batched import logprobs_batched, sample_batched
+from sparkwell.ops.sampling.batched import (
+    COLUMNS,
+    draw_reference,
+    logprobs_batched,
+    sample_batched,
+)
 from sparkwell.ops.sampling.reference import (
     History,
     SamplingRow,
@@ -16,6 +22,7 @@ from sparkwell.ops.sampling.reference import (
     logprobs_reference,
     sample_reference,
 )
+from sparkwell.ops.sampling.schedule import SEARCHED
 
 
 def greedy(logits: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
@@ -30,7 +37,7 @@ def greedy(logits: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
         raise BadInput(f"greedy: logits is {shown(logits)}, want float [B, V]")
     if served_by == "reference":
         return greedy_reference(logits)
-    from sparkwell.ops.sampling.kernel import largest_ids
+    from sparkwell.ops.sampling.kernels.largest import largest_ids
 
     return largest_ids(logits)
 
@@ -72,7 +79,35 @@ def sample(
         return sample_reference(logits, rows, histories, uniforms)
     if all(row == SamplingRow(temperature=0.0) for row in rows):
         return greedy(logits, backend="kernel")
-    return sample_batched(logits, rows, histories, uniforms)
+    return sample_batched(logits, rows, histories, uniforms, partial(draw, backend="kernel"))
+
+
+def draw(
+    x: torch.Tensor, table: torch.Tensor, *, sorts: bool, backend: str = "auto"
+) -> torch.Tensor:
+    """ids[b] = what `sample` draws of adjusted logits x[b], by the numbers in table[b].
+
+    x: [B, V] fp32.
+    table: [B, 5] fp64, from `drawing_table`, on x's device.
+    sorts: whether a row has top-k or top-p; False leaves them out.
+
+    Returns [B] int64, -1 where the row's largest logit is NaN or infinite.  Reads no value on the
+    host.  Sums of probabilities are fp64, in an order of the kernel's own; long rows that have to
+    be sorted are left to torch on every device.
+    Raises BadInput where shapes or dtypes do not fit.
+    """
+    served_by = choose("draw", x, backend, kernel=True)
+    fits = x.ndim == 2 and table.shape == (len(x), COLUMNS)
+    if not fits or x.dtype != torch.float32 or table.dtype != torch.float64:
+        raise BadInput(
+            f"draw: x is {shown(x)} and table {shown(table)}, want float32 [B, V] and float64 "
+            f"[B, {COLUMNS}]"
+        )
+    if served_by == "reference" or (sorts and x.shape[1] > SEARCHED):
+        return draw_reference(x, table, sorts=sorts)
+    from sparkwell.ops.sampling.kernels.draw import draw_rows
+
+    return draw_rows(x, table, sorts=sorts)
 
 
 def logprobs(

@@ -5,7 +5,7 @@ its numbers.  A row that cannot be sampled draws NOTHING; nobody waits to raise.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,12 +20,11 @@ def sample_batched(
     rows: Sequence[SamplingRow],
     histories: Sequence[History],
     uniforms: torch.Tensor,
+    draw: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
     """`sample` of checked operands.  [B, V], B rows, B histories, [B] -> [B] int64"""
-    x = logits.to(torch.float32, copy=True)
-    _adjust(x, rows, histories)
-    table, sorts = drawing_table(rows, uniforms.tolist(), x.shape[-1])
-    return draw(x, move(table, x.device), sorts=sorts)
+    table, sorts = drawing_table(rows, uniforms.tolist(), logits.shape[-1])
+    return draw(adjusted(logits, rows, histories), move(table, logits.device), sorts=sorts)
 
 
 def drawing_table(
@@ -50,11 +49,8 @@ def drawing_table(
     return torch.tensor(columns, dtype=torch.float64).view(-1, COLUMNS), sorts
 
 
-def draw(x: torch.Tensor, table: torch.Tensor, *, sorts: bool) -> torch.Tensor:
-    """A token of each row of adjusted logits, by the numbers of `drawing_table`.  -> [B] int64
-
-    Reads no value on the host, so that it can be recorded.  sorts=False leaves out top-k and top-p.
-    """
+def draw_reference(x: torch.Tensor, table: torch.Tensor, *, sorts: bool) -> torch.Tensor:
+    """The meaning of `draw`, in torch: waits for no device.  [B, V], [B, COLUMNS] -> [B] int64"""
     temperature, k, p, least, u = table.split(1, -1)
     largest = x.amax(-1, keepdim=True)  # NaN spreads through the maximum
     place = torch.arange(x.shape[-1], 0, -1, device=x.device)
@@ -74,8 +70,13 @@ def draw(x: torch.Tensor, table: torch.Tensor, *, sorts: bool) -> torch.Tensor:
     return ids.masked_fill(~largest.isfinite()[:, 0], NOTHING)
 
 
-def _adjust(x: torch.Tensor, rows: Sequence[SamplingRow], histories: Sequence[History]) -> None:
-    """Bias, suppressed ids and penalties, in place."""
+def adjusted(
+    logits: torch.Tensor, rows: Sequence[SamplingRow], histories: Sequence[History]
+) -> torch.Tensor:
+    """The logits with bias, suppressed ids and penalties, in fp32."""
+    if not any(row.adjusts for row in rows):
+        return logits.float()
+    x = logits.to(torch.float32, copy=True)
     vocab = x.shape[-1]
     biased = [check_ids("logit_bias", row.logit_bias, vocab) for row in rows]
     if any(biased):
@@ -103,6 +104,7 @@ def _adjust(x: torch.Tensor, rows: Sequence[SamplingRow], histories: Sequence[Hi
         frequency = _column([row.frequency_penalty for row in rows], x)
         presence = _column([row.presence_penalty for row in rows], x)
         x -= frequency * counts + presence * (counts > 0)
+    return x
 
 
 def _inverse_cdf(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

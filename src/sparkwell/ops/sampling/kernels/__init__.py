@@ -1,0 +1,1 @@
+"""Kernels of sampling, one file an algorithm."""
