@@ -4,6 +4,7 @@ CACHE = "ops/cache/kernel.py"
 E4M3 = "ops/kernels/e4m3.py"
 FUSED = "ops/cache/kernels/fused.py"
 ROPE = "ops/rope/kernel.py"
+TURN = "ops/kernels/rotation.py"
 SWIGLU = "ops/activation/kernel.py"
 EXPERTS = "ops/moe/kernels/experts.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "cache_ or _write or rope or swiglu or experts"]
@@ -40,17 +41,18 @@ MUTANTS = [
     ),
     (FUSED, "mask=g * GROUP < rank", "mask=g >= 0"),
     (FUSED, "mask=column < rank)\n        else", "mask=column >= 0)\n        else"),
-    (FUSED, "x, y = a * cos - b * sin, b * cos", "x, y = a * cos + b * sin, b * cos"),
+    (FUSED, "x, y = turn(a, b, cos, sin)", "y, x = turn(a, b, cos, sin)"),
     (FUSED, "first = 2 * i if INTERLEAVED else i", "first = i"),
     (FUSED, "return tl.cos(angle) * factor, tl.sin", "return tl.cos(angle), tl.sin"),
     (FUSED, "start = page_size * PLANE if PLANAR else PLANE", "start = PLANE"),
     (FUSED, "x = tl.where(mask, x - mean, 0.0)", "x = x - mean"),
     (FUSED, "((other - mean) / deviation", "(other / deviation"),
-    (FUSED, "tl.where(second, sin, -sin)", "sin"),
-    (FUSED, "y = tl.where(turned, both.to(kind), y)", "y = both.to(kind)"),
+    (FUSED, "tl.where(second, b, a).to(kind)", "b.to(kind)"),
+    (FUSED, "y = tl.where(turned, tl", "y = tl.where(n >= 0, tl"),
     (FUSED, "y = (x / deviation * weight + bias).to(kind)", "y = x / deviation * weight + bias"),
     (FUSED, "tl.where(n < half, n + half, n - half), n % half", "n ^ 1, n % half"),
-    (ROPE, "(a * cos - b * sin)", "(a * cos + b * sin)"),
+    (TURN, "-(b * sin)", "b * sin"),
+    (TURN, "tl.fma(a, sin, b * cos)", "tl.fma(b, sin, a * cos)"),
     (ROPE, "first, apart = i[None, :], half", "first, apart = 2 * i[None, :], 1"),
     (ROPE, "sin = (tl.sin(angle) * factor)[None, :]", "sin = tl.sin(angle)[None, :]"),
     (SWIGLU, "gate / (1.0 + tl.exp(-gate)) * up", "gate / (1.0 + tl.exp(gate)) * up"),

@@ -5,6 +5,8 @@ so;  code = e4m3(x / scale), nearest even.  The same bytes as the reference's: d
 ones and the codes are made with integers, so GPUs without FP8 conversion write them too.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -91,7 +93,7 @@ def _gather_kernel(
 # ---------------------------------------------------------------- launch
 
 
-def layout(cache: PagedCache, part: Part) -> tuple[torch.Tensor, torch.Tensor, dict[str, object]]:
+def layout(cache: PagedCache, part: Part) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """The part's pages as its own type, its scales' as fp32, and the constants of the kernels."""
     record, pages = cache.record, cache.pages
     field = record.field(part.field)
@@ -99,7 +101,7 @@ def layout(cache: PagedCache, part: Part) -> tuple[torch.Tensor, torch.Tensor, d
     token = field.nbytes if record.planar else record.nbytes
     size = 1 if fp8 else field.dtype.itemsize
     values = pages if fp8 else pages.view(field.dtype)
-    constants: dict[str, object] = {
+    constants: dict[str, Any] = {
         "PLANE": field.offset // size, "TOKEN": token // size, "SCALE_PLANE": 0, "SCALE_TOKEN": 0,
         "FP8": fp8, "PLANAR": record.planar,
     }  # fmt: skip

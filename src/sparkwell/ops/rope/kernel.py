@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from sparkwell.ops.device import device_of
+from sparkwell.ops.kernels.rotation import turn
 from sparkwell.ops.launch import launch
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.rope.schedule import TABLE, Problem
@@ -39,8 +40,9 @@ def _rope_kernel(
     b = tl.load(row + apart, mask=mask, other=0.0).to(tl.float32)
     out = y_ptr + (t * heads + h[:, None]) * (2 * half) + first
     dtype = y_ptr.dtype.element_ty
-    tl.store(out, (a * cos - b * sin).to(dtype), mask=mask)
-    tl.store(out + apart, (b * cos + a * sin).to(dtype), mask=mask)
+    a, b = turn(a, b, cos, sin)
+    tl.store(out, a.to(dtype), mask=mask)
+    tl.store(out + apart, b.to(dtype), mask=mask)
 
 
 # ---------------------------------------------------------------- launch

@@ -16,6 +16,7 @@ from sparkwell.ops.cache.kernel import layout
 from sparkwell.ops.cache.schedule import ROWS, Problem
 from sparkwell.ops.device import device_of
 from sparkwell.ops.kernels.e4m3 import e4m3_code, group_scale
+from sparkwell.ops.kernels.rotation import turn
 from sparkwell.ops.launch import launch
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import Choice, pick
@@ -31,7 +32,7 @@ def _field(ptr, slot, page_size, page_stride, PLANE, TOKEN, PLANAR):
 
 
 @triton.jit
-def _turn(position_ptr, t, inv_freq_ptr, i, mask, factor):
+def _angle(position_ptr, t, inv_freq_ptr, i, mask, factor):
     """cos and sin of row t's angles, by the factor."""
     position = tl.load(position_ptr + t).to(tl.float32)
     angle = position * tl.load(inv_freq_ptr + i, mask=mask, other=0.0)
@@ -76,10 +77,10 @@ def latent_kernel(
             i = tl.arange(0, BLOCK_R)
             first = 2 * i if INTERLEAVED else i
             apart = 1 if INTERLEAVED else half
-            cos, sin = _turn(position_ptr, t, inv_freq_ptr, i, i < half, factor)
+            cos, sin = _angle(position_ptr, t, inv_freq_ptr, i, i < half, factor)
             a = tl.load(row + rank + first, mask=i < half, other=0.0).to(tl.float32)
             b = tl.load(row + rank + first + apart, mask=i < half, other=0.0).to(tl.float32)
-            x, y = a * cos - b * sin, b * cos + a * sin
+            x, y = turn(a, b, cos, sin)
             to = _field(rope_ptr, slot, page_size, rope_page_stride, ROPE_PLANE, ROPE_TOKEN, PLANAR)
             kind = x_ptr.dtype.element_ty  # as rope returns it
             tl.store(to + first, x.to(kind).to(rope_ptr.dtype.element_ty), mask=i < half)
@@ -119,9 +120,10 @@ def index_key_kernel(
         weight = tl.load(weight_ptr + apart * stride_weight, mask=turned, other=0.0)
         bias = tl.load(bias_ptr + apart * stride_bias, mask=turned, other=0.0).to(tl.float32)
         other = ((other - mean) / deviation * weight.to(tl.float32) + bias).to(kind)
-        cos, sin = _turn(position_ptr, t, inv_freq_ptr, i, turned, factor)
-        both = y.to(tl.float32) * cos + other.to(tl.float32) * tl.where(second, sin, -sin)
-        y = tl.where(turned, both.to(kind), y)
+        cos, sin = _angle(position_ptr, t, inv_freq_ptr, i, turned, factor)
+        a, b = tl.where(second, other, y).to(tl.float32), tl.where(second, y, other).to(tl.float32)
+        a, b = turn(a, b, cos, sin)
+        y = tl.where(turned, tl.where(second, b, a).to(kind), y)
         out = _field(key_ptr, slot, page_size, page_stride, PLANE, TOKEN, PLANAR)
         if FP8:
             y = y.to(tl.float32)  # 0 past the row's end
