@@ -1,6 +1,7 @@
 """One-line bugs of the indexer's selection."""
 
 TOPK = "ops/indexer/kernels/topk.py"
+QUERIES = "ops/indexer/kernels/queries.py"
 SELECT = "ops/indexer/select.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "index_ or topk_ or logical_"]
 MUTANTS = [
@@ -43,9 +44,9 @@ MUTANTS = [
         "known = known & (request < num_requests)",
     ),
     (TOPK, "(page >= 0) & (slot <= 2147483647)", "(page >= 0)"),
-    (
-        SELECT,
-        "visible = context_lens.int()[request] - ends[request] + t + 1",
-        "visible = context_lens.int()[request] - ends[request] + t",
-    ),
+    (QUERIES, "to(tl.int32) - end + t + 1)", "to(tl.int32) - end + t)"),
+    (QUERIES, "group_scale(q, floor, True, 1)", "group_scale(q, floor, False, 1)"),
+    (QUERIES, "weight.to(tl.float32) * scale,", "weight.to(tl.float32),"),
+    (QUERIES, "h = tl.program_id(1) * BLOCK_H +", "h = 0 * BLOCK_H +"),
+    (SELECT, "q = q.float()", "q = q"),
 ]

@@ -12,7 +12,6 @@ from sparkwell.ops.indexer.reference import (
     index_logits_reference,
     index_select_reference,
     logical_to_physical_reference,
-    quantize_index_query,
     topk_select_reference,
 )
 from sparkwell.ops.ragged import check_batch, check_integers, shown
@@ -65,12 +64,7 @@ def index_select(
         return index_select_reference(q, weights, *batch, topk=topk, fp8_query=fp8_query)
     from sparkwell.ops.indexer.select import select_keys
 
-    if fp8_query:
-        q, scales = quantize_index_query(q)
-        weights = weights.float() * scales
-        if cache.record.fields[0].dtype != torch.float8_e4m3fn:
-            q = q.float()
-    elif cache.record.fields[0].dtype == torch.float8_e4m3fn:
+    if not fp8_query and cache.record.fields[0].dtype == torch.float8_e4m3fn:
         raise Unsupported(
             "index_select",
             f"{shown(q)} over {cache.record.name}",
@@ -78,7 +72,7 @@ def index_select(
             'pass fp8_query=True, or backend="reference"',
         )
     bounds = (max_query_len, max_context_len)
-    return select_keys(q, weights, *batch, topk, *bounds)
+    return select_keys(q, weights, *batch, topk, fp8_query, *bounds)
 
 
 def topk_select(

@@ -69,8 +69,17 @@ class Slots:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """block_h: heads of a row that a block quantizes."""
+
+    block_h: int
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True)
 class SelectProblem:
-    """columns: scores of a row.  topk: how many are kept."""
+    """columns: scores of a row.  topk: how many are kept.  Of queries: width and heads."""
 
     columns: int
     topk: int
@@ -192,6 +201,9 @@ SELECT: tuple[Row, ...] = (
     Row("keep-4k",   Select(4096, 4096, 4096, 1024, 8),     EVERY, lambda p: p.columns <= 4096 or kept(p, 4096) <= 4096, "at most 4096 columns, or about as many to keep", NO_MMA),
     Row("keep-8k",   Select(4096, 4096, 8192, 1024, 16),    EVERY, lambda p: p.columns <= 8192 or kept(p, 4096) <= 8192, "at most 8192 columns, or about as many to keep", NO_MMA),
     Row("keep-16k",  Select(4096, 8192, 16384, 2048, 32),   EVERY, lambda p: p.topk <= 8192, "top-k of at most 8192", NO_MMA),
+)
+QUERIES: tuple[Row, ...] = (
+    Row("queries", Heads(16, 4),  EVERY, lambda p: p.columns <= 512, "queries at most 512 wide", NO_MMA),
 )
 SLOTS: tuple[Row, ...] = (
     Row("slots",  Slots(256, 2),  EVERY, lambda p: True, "everything", NO_MMA),

@@ -4,10 +4,18 @@ import torch
 import triton
 
 from sparkwell.formats.paged import PagedCache
+from sparkwell.formats.weights import AMAX_FLOOR
 from sparkwell.ops.device import device_of
+from sparkwell.ops.indexer.kernels.queries import queries_kernel
 from sparkwell.ops.indexer.kernels.topk import mark_kernel, slots_kernel, topk_kernel
 from sparkwell.ops.indexer.run import paged_scores
-from sparkwell.ops.indexer.schedule import SELECT, SLOTS, SelectProblem, select_shared
+from sparkwell.ops.indexer.schedule import (
+    QUERIES,
+    SELECT,
+    SLOTS,
+    SelectProblem,
+    select_shared,
+)
 from sparkwell.ops.launch import launch
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
@@ -52,6 +60,32 @@ def select_columns(
     return out
 
 
+def prepared(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    query_start: torch.Tensor,
+    context_lens: torch.Tensor,
+    fp8: bool,
+) -> tuple[torch.Tensor, ...]:
+    """Queries and weights, e4m3 and scaled if `fp8`; each row's request, and the keys it sees."""
+    q, weights, starts, lens = map(unit_stride, (q, weights, query_start, context_lens))
+    rows, heads, d = q.shape
+    choice = pick("index_select", QUERIES, SelectProblem(d, heads), device_of(q.device).target)
+    block_h = choice.schedule.block_h
+    request, visible = (torch.empty(rows, dtype=torch.int32, device=q.device) for _ in range(2))
+    codes = q.new_empty(q.shape if fp8 else (0,), dtype=torch.uint8)
+    scaled = q.new_empty(weights.shape if fp8 else (0,), dtype=torch.float32)
+    launch(
+        queries_kernel, (rows, triton.cdiv(heads, block_h) if fp8 else 1), codes, scaled, request,
+        visible, q, weights, starts, lens, len(lens), heads, d, q.stride(0), q.stride(1),
+        weights.stride(0), AMAX_FLOOR, choice=choice, FP8=fp8, BLOCK_H=block_h,
+        BLOCK_D=triton.next_power_of_2(d),
+    )  # fmt: skip
+    return (codes.view(torch.float8_e4m3fn), scaled, request, visible) if fp8 else (
+        q, weights, request, visible,
+    )  # fmt: skip
+
+
 def select_keys(
     q: torch.Tensor,
     weights: torch.Tensor,
@@ -60,6 +94,7 @@ def select_keys(
     context_lens: torch.Tensor,
     block_table: torch.Tensor,
     topk: int,
+    fp8_query: bool,
     max_query_len: int | None,
     max_context_len: int | None,
 ) -> torch.Tensor:
@@ -67,12 +102,9 @@ def select_keys(
     rows = len(q)
     columns = block_table.shape[1] * cache.page_size
     columns = columns if max_context_len is None else min(columns, max_context_len)
-    # Each row's request and the keys it sees, on the device.
-    t = torch.arange(rows, device=q.device, dtype=torch.int32)
-    request = torch.searchsorted(query_start[1:].int(), t, right=True)
-    request = request.clamp(max=max(0, len(context_lens) - 1)).int()
-    ends = query_start[1:].int()
-    visible = context_lens.int()[request] - ends[request] + t + 1
+    q, weights, request, visible = prepared(q, weights, query_start, context_lens, fp8_query)
+    if fp8_query and cache.record.fields[0].dtype != torch.float8_e4m3fn:
+        q = q.float()
     if columns <= topk:
         wide = torch.arange(topk, device=q.device, dtype=torch.int32)
         return torch.where(wide < visible.clamp(max=columns)[:, None], wide, -1).int()
