@@ -13,6 +13,7 @@ from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.mla.kernels.dense import run_dense
 from sparkwell.ops.mla.kernels.divided import run_divided
+from sparkwell.ops.mla.kernels.divided_fp8 import run_divided_fp8
 from sparkwell.ops.mla.kernels.exact import exact_kernel
 from sparkwell.ops.mla.kernels.finish import merge_kernel
 from sparkwell.ops.mla.kernels.gathered import run_gathered
@@ -39,6 +40,7 @@ class _Merge:
 _RUNS = {
     "dense": run_dense,
     "divided": run_divided,
+    "divided-fp8": run_divided_fp8,
     "gathered": run_gathered,
     "specialized": run_specialized,
     "turned": run_turned,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -110,6 +111,11 @@ def _case(name: str, s: Shape, size: str = "small") -> Case:
     return Case("mla_sparse", name, partial(_inputs, s=s), size, check=partial(_check, s=s))
 
 
+def _many(record: str, name: str, rows: int, heads: int, topk: int, **more: Any) -> Case:
+    shape = Shape(rows, heads, topk, record, pages=300, **more)
+    return _case(f"{record}-many-heads{name}", shape, "model")
+
+
 def _model(rows: int, heads: int, record: str) -> Shape:
     return Shape(rows, heads, 2048, record, page_size=64, pages=1024)
 
@@ -131,8 +137,6 @@ CASES: tuple[Case, ...] = (
     _case("fp8-narrow", Shape(rows=3, rank=128, rope=32, d_v=128, lengths=True)),
     _case("fp8-odd-width", Shape(rows=3, rank=384, rope=6, d_v=384, heads=3)),
     _case("bf16", Shape(rows=4, record="bf16", heads=9, sink=True)),
-    _case("bf16-many-heads", Shape(3, 70, 75, "bf16", sink=True, lengths=True, gap=48)),
-    _case("bf16-some-heads", Shape(4, 20, 37, "bf16", strided=True)),
     _case("bf16-fp16-query", Shape(rows=3, record="bf16", query="fp16", lengths=True)),
     _case("bf16-whole-width", Shape(rows=3, record="bf16", d_v=576, heads=4)),
     _case("bf16-no-rope", Shape(rows=3, record="bf16", rope=0, d_v=100)),
@@ -140,6 +144,14 @@ CASES: tuple[Case, ...] = (
     _case("fp32-bf16-query", Shape(rows=3, record="fp32", rank=48, rope=10, d_v=31)),
     _case("no-slots", Shape(rows=2, topk=0)),
     _case("no-rows", Shape(rows=0)),
+    *(
+        _many(record, "", 25, 70, 750, sink=True, lengths=True, gap=48)
+        for record in ("fp8", "bf16")
+    ),
+    _many("bf16", "-strided", 60, 20, 900, strided=True),
+    _many("fp8", "-growing", 8, 128, 1200, growing=True),
+    _many("fp8", "-tiny-values", 10, 128, 900, values=1e-6),
+    _many("fp8", "-sharp", 10, 128, 900, sharp=60.0, values=0.1),
     *(
         _case(f"decode-{record}-b{rows}-h{heads}", _model(rows, heads, record), "model")
         for record in ("fp8", "bf16")

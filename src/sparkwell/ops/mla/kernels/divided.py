@@ -50,6 +50,27 @@ def _request(t, start_ptr, num_requests, layout: gl.constexpr):
 
 
 @gluon.jit
+def _row_keys(
+    row, lists_ptr, length_ptr, start_ptr, width, num_requests, stride_lists,
+    PAGED: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """Where the row's list (or table) starts, and how many keys it names."""
+    if PAGED:
+        line: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+        request = _request(row, start_ptr, num_requests, line)
+        end = gl.load(start_ptr + request + 1).to(gl.int32)
+        length = gl.load(length_ptr + request).to(gl.int32)
+        keys = gl.minimum(gl.minimum(length - end + row + 1, length), width)
+        names = lists_ptr + request.to(gl.int64) * stride_lists
+    else:
+        keys = width
+        if length_ptr is not None:
+            keys = gl.minimum(width, gl.load(length_ptr + row).to(gl.int32))
+        names = lists_ptr + row.to(gl.int64) * stride_lists
+    return names, gl.maximum(keys, 0)
+
+
+@gluon.jit
 def _names(names, n, last, limit, PAGED: gl.constexpr, PAGE: gl.constexpr):
     """A tile's slots, or pages if PAGED; -1 where there is no such key."""
     name = gl.load(names + (n // PAGE if PAGED else n), mask=n < last, other=-1)
@@ -57,15 +78,19 @@ def _names(names, n, last, limit, PAGED: gl.constexpr, PAGE: gl.constexpr):
 
 
 @gluon.jit
-def _offsets(name, n, page_stride, PAGED: gl.constexpr, PAGE: gl.constexpr):
-    at = gl.maximum(name, 0).to(gl.int64)
+def _offsets(
+    name, n, page_stride, PAGED: gl.constexpr, PAGE: gl.constexpr, RECORD: gl.constexpr,
+    ALIGN: gl.constexpr,
+):  # fmt: skip
+    """Where each record starts.  PAGE: 0 (with slots only): pages follow each other without gap."""
+    name = gl.maximum(name, 0)
     if PAGED:
-        at = at * page_stride + (n % PAGE) * (RANK + ROPE)
+        at = name.to(gl.int64) * page_stride + (n % PAGE) * RECORD
     elif PAGE == 0:
-        at = at * (RANK + ROPE)
+        at = name.to(gl.int64) * RECORD
     else:
-        at = (at // PAGE) * page_stride + (at % PAGE) * (RANK + ROPE)
-    return gl.multiple_of(at, 8)
+        at = (name // PAGE).to(gl.int64) * page_stride + (name % PAGE) * RECORD
+    return gl.multiple_of(at, ALIGN)
 
 
 @gluon.jit
@@ -205,19 +230,9 @@ def divided_kernel(
     head0 = gl.program_id(0) % blocks * HEADS
     row = gl.program_id(0) // blocks
     t = row.to(gl.int64)
-    if PAGED:
-        line: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-        request = _request(row, start_ptr, num_requests, line)
-        end = gl.load(start_ptr + request + 1).to(gl.int32)
-        length = gl.load(length_ptr + request).to(gl.int32)
-        keys = gl.minimum(gl.minimum(length - end + row + 1, length), width)
-        names = lists_ptr + request.to(gl.int64) * stride_lists
-    else:
-        keys = width
-        if length_ptr is not None:
-            keys = gl.minimum(width, gl.load(length_ptr + t).to(gl.int32))
-        names = lists_ptr + t * stride_lists
-    keys = gl.maximum(keys, 0)
+    names, keys = _row_keys(
+        row, lists_ptr, length_ptr, start_ptr, width, num_requests, stride_lists, PAGED, WARPS
+    )
     share = (((keys + KEYS - 1) // KEYS + SPLITS - 1) // SPLITS) * KEYS
     first = gl.minimum(gl.program_id(1) * share, keys)
     last = gl.minimum(first + share, keys)
@@ -246,7 +261,7 @@ def divided_kernel(
     l = gl.zeros([1, HEADS], gl.float32, of_head)  # noqa: E741
     n = first + gl.arange(0, KEYS, of_key)
     name = _names(names, n, last, limit, PAGED, PAGE)
-    at = _offsets(name, n, page_stride, PAGED, PAGE)
+    at = _offsets(name, n, page_stride, PAGED, PAGE, RANK + ROPE, 8)
     hide.index(0).store(gl.where(name >= 0, 0.0, float("-inf")))
     _copy(ks.index(0), at, name >= 0, pages, copy)
     _copy(rs.index(0), at, name >= 0, pages + RANK, copy_rope)
@@ -258,16 +273,17 @@ def divided_kernel(
         async_copy.wait_group(0)
         k = ks.index(stage)
         shares.store(_shares(q, q_rope, k, rs.index(stage), mma))
-        s_a = _scores(shares, hide.index(stage), scale * LOG2E, 0, mma)
-        s_b = _scores(shares, hide.index(stage), scale * LOG2E, 1, mma)
-        # All warps are past the tile before this one: the next takes its place.
         other = (j + 1) % STAGES
-        at = _offsets(name, n, page_stride, PAGED, PAGE)
         hide.index(other).store(gl.where(name >= 0, 0.0, float("-inf")))
+        gl.barrier()
+        # All warps are past the tile before this one: the next takes its place.
+        at = _offsets(name, n, page_stride, PAGED, PAGE, RANK + ROPE, 8)
         _copy(ks.index(other), at, name >= 0, pages, copy)
         _copy(rs.index(other), at, name >= 0, pages + RANK, copy_rope)
         async_copy.commit_group()
 
+        s_a = _scores(shares, hide.index(stage), scale * LOG2E, 0, mma)
+        s_b = _scores(shares, hide.index(stage), scale * LOG2E, 1, mma)
         m_new = gl.maximum(m, gl.max(gl.maximum(s_a, s_b), 2))
         shift = gl.where(m_new == float("-inf"), 0.0, m_new)
         p_a = gl.exp2(s_a - gl.expand_dims(shift, 2))
