@@ -26,7 +26,7 @@ LN2: gl.constexpr = gl.constexpr(0.6931471805599453)
 
 
 @gluon.constexpr_function
-def _by_lane(parts, rows, columns):
+def by_lane(parts, rows, columns):
     """Shared memory of [parts, rows, columns] sums: four of a lane's lie next to each other."""
     order = [[0, 0, 1], [0, 8, 0], [0, 0, 2], [0, 0, 4], [0, 1, 0], [0, 2, 0], [0, 4, 0]]
     order += [[0, 0, 1 << i] for i in range(3, columns.bit_length() - 1)]
@@ -50,7 +50,7 @@ def _request(t, start_ptr, num_requests, layout: gl.constexpr):
 
 
 @gluon.jit
-def _row_keys(
+def keys_of_row(
     row, lists_ptr, length_ptr, start_ptr, width, num_requests, stride_lists,
     PAGED: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
@@ -71,14 +71,14 @@ def _row_keys(
 
 
 @gluon.jit
-def _names(names, n, last, limit, PAGED: gl.constexpr, PAGE: gl.constexpr):
+def names_of(names, n, last, limit, PAGED: gl.constexpr, PAGE: gl.constexpr):
     """A tile's slots, or pages if PAGED; -1 where there is no such key."""
     name = gl.load(names + (n // PAGE if PAGED else n), mask=n < last, other=-1)
     return gl.where((name >= 0) & (name < limit), name, -1)
 
 
 @gluon.jit
-def _offsets(
+def offsets_of(
     name, n, page_stride, PAGED: gl.constexpr, PAGE: gl.constexpr, RECORD: gl.constexpr,
     ALIGN: gl.constexpr,
 ):  # fmt: skip
@@ -94,7 +94,7 @@ def _offsets(
 
 
 @gluon.jit
-def _columns(PARTS: gl.constexpr, WIDE: gl.constexpr, SOME: gl.constexpr, layout: gl.constexpr):
+def columns_of(PARTS: gl.constexpr, WIDE: gl.constexpr, SOME: gl.constexpr, layout: gl.constexpr):
     """Where the first SOME of each part's WIDE columns are: [PARTS, 1, SOME]."""
     g = gl.arange(0, PARTS, gl.SliceLayout(1, gl.SliceLayout(2, layout)))
     c = gl.arange(0, SOME, gl.SliceLayout(0, gl.SliceLayout(1, layout)))
@@ -102,13 +102,13 @@ def _columns(PARTS: gl.constexpr, WIDE: gl.constexpr, SOME: gl.constexpr, layout
 
 
 @gluon.jit
-def _copy(to, at, ok, from_ptr, layout: gl.constexpr):
+def start_copy(to, at, ok, from_ptr, layout: gl.constexpr):
     """Start copying one piece of each record, whose parts follow each other; zeros if not ok."""
     PARTS: gl.constexpr = to.shape[0]
     of_key: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(2, layout))
     at = gl.expand_dims(gl.convert_layout(at, of_key)[None, :], 2)
     ok = gl.expand_dims(gl.convert_layout(ok, of_key)[None, :], 2)
-    at = from_ptr + at + _columns(PARTS, to.shape[2], to.shape[2], layout)
+    at = from_ptr + at + columns_of(PARTS, to.shape[2], to.shape[2], layout)
     async_copy.async_load(to, at, mask=ok)
 
 
@@ -116,14 +116,14 @@ def _copy(to, at, ok, from_ptr, layout: gl.constexpr):
 
 
 @gluon.jit
-def _queries(
+def queries_of(
     q_row, head0, heads, stride_q_h, HEADS: gl.constexpr, PARTS: gl.constexpr, WIDE: gl.constexpr,
     SOME: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
     """SOME columns of each part of the queries: [PARTS, HEADS, SOME]."""
     h = head0 + gl.arange(0, HEADS, gl.SliceLayout(0, gl.SliceLayout(2, layout)))
     h = gl.expand_dims(h[None, :], 2)
-    at = q_row + h.to(gl.int64) * stride_q_h + _columns(PARTS, WIDE, SOME, layout)
+    at = q_row + h.to(gl.int64) * stride_q_h + columns_of(PARTS, WIDE, SOME, layout)
     return gl.load(at, mask=h < heads, other=0.0)
 
 
@@ -140,7 +140,7 @@ def _shares(q, q_rope, k, r, layout: gl.constexpr):
 
 
 @gluon.jit
-def _scores(shares, hide, scale2, HALF: gl.constexpr, layout: gl.constexpr):
+def scores_of(shares, hide, scale2, HALF: gl.constexpr, layout: gl.constexpr):
     """The sum of the shares of half of the keys, in base 2; -inf where there is no key."""
     KEYS: gl.constexpr = hide.shape[0] // 2
     PARTS: gl.constexpr = shares.shape[0]
@@ -178,7 +178,7 @@ def _output(o, fade, p_a, p_b, k, layout: gl.constexpr):
 
 
 @gluon.jit
-def _finish(
+def finish_and_store(
     out_ptr, lse_ptr, max_ptr, sink_ptr, o, m, l, part, head0, heads,  # noqa: E741
     SPLITS: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
@@ -197,7 +197,7 @@ def _finish(
     row = part * heads + h
     gl.store(lse_ptr + row, lse, mask=h < heads)
     gl.store(max_ptr + row, m, mask=h < heads)
-    to = out_ptr + gl.expand_dims(row, 2) * RANK + _columns(PARTS, RANK // PARTS, CHUNK, layout)
+    to = out_ptr + gl.expand_dims(row, 2) * RANK + columns_of(PARTS, RANK // PARTS, CHUNK, layout)
     weight = gl.expand_dims(weight, 2)
     mask = gl.expand_dims(h < heads, 2)
     for i in gl.static_range(len(o)):
@@ -230,7 +230,7 @@ def divided_kernel(
     head0 = gl.program_id(0) % blocks * HEADS
     row = gl.program_id(0) // blocks
     t = row.to(gl.int64)
-    names, keys = _row_keys(
+    names, keys = keys_of_row(
         row, lists_ptr, length_ptr, start_ptr, width, num_requests, stride_lists, PAGED, WARPS
     )
     share = (((keys + KEYS - 1) // KEYS + SPLITS - 1) // SPLITS) * KEYS
@@ -241,16 +241,16 @@ def divided_kernel(
     q_row = q_ptr + t * stride_q_t
     q = ()
     for i in gl.static_range(WIDE // CHUNK):
-        x = _queries(q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy)
+        x = queries_of(q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy)
         x = gl.convert_layout(x, gl.DotOperandLayout(0, mma, 2))
         q = q + (x,)  # type: ignore[assignment]
-    x = _queries(q_row + RANK, head0, heads, stride_q_h, HEADS, PARTS, THIN, THIN, copy_rope)
+    x = queries_of(q_row + RANK, head0, heads, stride_q_h, HEADS, PARTS, THIN, THIN, copy_rope)
     q_rope = gl.allocate_shared_memory(gl.bfloat16, [PARTS, HEADS, THIN], thin, x)
     ks = gl.allocate_shared_memory(gl.bfloat16, [STAGES, PARTS, KEYS, WIDE], wide)
     rs = gl.allocate_shared_memory(gl.bfloat16, [STAGES, PARTS, KEYS, THIN], thin)
     hide = gl.allocate_shared_memory(gl.float32, [STAGES, KEYS], flat)  # -inf: no key
     shares = gl.allocate_shared_memory(
-        gl.float32, [PARTS, HEADS, KEYS], _by_lane(PARTS, HEADS, KEYS)
+        gl.float32, [PARTS, HEADS, KEYS], by_lane(PARTS, HEADS, KEYS)
     )
 
     o = ()
@@ -260,14 +260,14 @@ def divided_kernel(
     m = gl.full([1, HEADS], float("-inf"), gl.float32, of_head)
     l = gl.zeros([1, HEADS], gl.float32, of_head)  # noqa: E741
     n = first + gl.arange(0, KEYS, of_key)
-    name = _names(names, n, last, limit, PAGED, PAGE)
-    at = _offsets(name, n, page_stride, PAGED, PAGE, RANK + ROPE, 8)
+    name = names_of(names, n, last, limit, PAGED, PAGE)
+    at = offsets_of(name, n, page_stride, PAGED, PAGE, RANK + ROPE, 8)
     hide.index(0).store(gl.where(name >= 0, 0.0, float("-inf")))
-    _copy(ks.index(0), at, name >= 0, pages, copy)
-    _copy(rs.index(0), at, name >= 0, pages + RANK, copy_rope)
+    start_copy(ks.index(0), at, name >= 0, pages, copy)
+    start_copy(rs.index(0), at, name >= 0, pages + RANK, copy_rope)
     async_copy.commit_group()
     n += KEYS
-    name = _names(names, n, last, limit, PAGED, PAGE)
+    name = names_of(names, n, last, limit, PAGED, PAGE)
     for j in tl.range((last - first + KEYS - 1) // KEYS, disable_licm=True):
         stage = j % STAGES
         async_copy.wait_group(0)
@@ -277,13 +277,13 @@ def divided_kernel(
         hide.index(other).store(gl.where(name >= 0, 0.0, float("-inf")))
         gl.barrier()
         # All warps are past the tile before this one: the next takes its place.
-        at = _offsets(name, n, page_stride, PAGED, PAGE, RANK + ROPE, 8)
-        _copy(ks.index(other), at, name >= 0, pages, copy)
-        _copy(rs.index(other), at, name >= 0, pages + RANK, copy_rope)
+        at = offsets_of(name, n, page_stride, PAGED, PAGE, RANK + ROPE, 8)
+        start_copy(ks.index(other), at, name >= 0, pages, copy)
+        start_copy(rs.index(other), at, name >= 0, pages + RANK, copy_rope)
         async_copy.commit_group()
 
-        s_a = _scores(shares, hide.index(stage), scale * LOG2E, 0, mma)
-        s_b = _scores(shares, hide.index(stage), scale * LOG2E, 1, mma)
+        s_a = scores_of(shares, hide.index(stage), scale * LOG2E, 0, mma)
+        s_b = scores_of(shares, hide.index(stage), scale * LOG2E, 1, mma)
         m_new = gl.maximum(m, gl.max(gl.maximum(s_a, s_b), 2))
         shift = gl.where(m_new == float("-inf"), 0.0, m_new)
         p_a = gl.exp2(s_a - gl.expand_dims(shift, 2))
@@ -293,10 +293,10 @@ def divided_kernel(
         m = m_new
         o = _output(o, gl.expand_dims(fade, 2), p_a, p_b, k, mma)
         n += KEYS
-        name = _names(names, n, last, limit, PAGED, PAGE)
+        name = names_of(names, n, last, limit, PAGED, PAGE)
 
     part = t * SPLITS + gl.program_id(1)
-    _finish(out_ptr, lse_ptr, max_ptr, sink_ptr, o, m, l, part, head0, heads, SPLITS, mma)
+    finish_and_store(out_ptr, lse_ptr, max_ptr, sink_ptr, o, m, l, part, head0, heads, SPLITS, mma)
 
 
 # ---------------------------------------------------------------- launch

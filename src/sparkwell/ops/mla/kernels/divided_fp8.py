@@ -19,14 +19,14 @@ from sparkwell.ops.mla.kernels.divided import (
     LOG2E,
     RANK,
     ROPE,
-    _by_lane,
-    _copy,
-    _finish,
-    _names,
-    _offsets,
-    _queries,
-    _row_keys,
-    _scores,
+    by_lane,
+    finish_and_store,
+    keys_of_row,
+    names_of,
+    offsets_of,
+    queries_of,
+    scores_of,
+    start_copy,
 )
 
 GROUPS: gl.constexpr = gl.constexpr(4)  # of 128 columns, each with its own scale
@@ -107,9 +107,9 @@ def _start(
 ):  # fmt: skip
     """Start to copy a tile."""
     ok = name >= 0
-    at = _offsets(name, n, page_stride, PAGED, PAGE, RECORD, 4)
-    _copy(raw, at, ok, pages, copy)
-    _copy(r, at, ok, pages + (RANK // 4 + GROUPS), copy_rope)
+    at = offsets_of(name, n, page_stride, PAGED, PAGE, RECORD, 4)
+    start_copy(raw, at, ok, pages, copy)
+    start_copy(r, at, ok, pages + (RANK // 4 + GROUPS), copy_rope)
     of_key: gl.constexpr = gl.SliceLayout(0, copy_scales)
     at = gl.convert_layout(at, of_key)[None, :]
     ok = gl.convert_layout(ok, of_key)[None, :]
@@ -221,7 +221,7 @@ def divided_fp8_kernel(
     head0 = gl.program_id(0) % blocks * HEADS
     row = gl.program_id(0) // blocks
     t = row.to(gl.int64)
-    names, keys = _row_keys(
+    names, keys = keys_of_row(
         row, lists_ptr, length_ptr, start_ptr, width, num_requests, stride_lists, PAGED, WARPS
     )
     share = (((keys + KEYS - 1) // KEYS + SPLITS - 1) // SPLITS) * KEYS
@@ -231,13 +231,17 @@ def divided_fp8_kernel(
     q_row = q_ptr + t * stride_q_t
     largest = gl.zeros([HEADS], gl.float32, gl.SliceLayout(0, gl.SliceLayout(2, copy_q)))
     for i in gl.static_range(WIDE // CHUNK):
-        x = _queries(q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy_q)
+        x = queries_of(
+            q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy_q
+        )
         largest = gl.maximum(largest, gl.max(gl.max(gl.abs(x.to(gl.float32)), 2), 0))
     power = _power_of_two(largest)
     to_unit = gl.expand_dims(_inverse(power)[None, :], 2)
     q = ()
     for i in gl.static_range(WIDE // CHUNK):
-        x = _queries(q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy_q)
+        x = queries_of(
+            q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy_q
+        )
         x = (x.to(gl.float32) * to_unit).to(gl.float16)
         if i < WIDE // CHUNK - 1:
             x = gl.convert_layout(x, gl.DotOperandLayout(0, mma, 2))
@@ -246,7 +250,7 @@ def divided_fp8_kernel(
             q_last = gl.allocate_shared_memory(
                 gl.float16, [PARTS, HEADS, CHUNK], _blocks(PARTS, HEADS, CHUNK), x
             )
-    x = _queries(q_row + RANK, head0, heads, stride_q_h, HEADS, PARTS, THIN, THIN, copy_q)
+    x = queries_of(q_row + RANK, head0, heads, stride_q_h, HEADS, PARTS, THIN, THIN, copy_q)
     x = (x.to(gl.float32) * to_unit).to(gl.bfloat16)
     q_rope = gl.allocate_shared_memory(
         gl.bfloat16, [PARTS, HEADS, THIN], _blocks(PARTS, HEADS, THIN), x
@@ -260,7 +264,7 @@ def divided_fp8_kernel(
     scales = gl.allocate_shared_memory(gl.int32, [2 * EACH, PARTS, KEYS], flat2)
     hide = gl.allocate_shared_memory(gl.float32, [2, KEYS], flat)  # -inf: no key
     shares = gl.allocate_shared_memory(
-        gl.float32, [PARTS, HEADS, KEYS], _by_lane(PARTS, HEADS, KEYS)
+        gl.float32, [PARTS, HEADS, KEYS], by_lane(PARTS, HEADS, KEYS)
     )
 
     o = ()
@@ -275,14 +279,14 @@ def divided_fp8_kernel(
     l = gl.zeros([1, HEADS], gl.float32, of_head)  # noqa: E741
     factor = 1.0 if CONVERT else SHIFTED
     n = first + gl.arange(0, KEYS, of_key)
-    name = _names(names, n, last, limit, PAGED, PAGE)
+    name = names_of(names, n, last, limit, PAGED, PAGE)
     hide.index(0).store(gl.where(name >= 0, 0.0, float("-inf")))
     _start(
         raw, rs.index(0), scales, 0, pages, name, n, page_stride, PAGED, PAGE, EACH,
         copy, copy_rope, copy_scales,
     )  # fmt: skip
     n += KEYS
-    name = _names(names, n, last, limit, PAGED, PAGE)
+    name = names_of(names, n, last, limit, PAGED, PAGE)
     for j in tl.range((last - first + KEYS - 1) // KEYS, disable_licm=True):
         now = j % 2
         async_copy.wait_group(0)
@@ -298,8 +302,8 @@ def divided_fp8_kernel(
             raw, rs.index(other), scales, other * EACH, pages, name, n,
             page_stride, PAGED, PAGE, EACH, copy, copy_rope, copy_scales,
         )  # fmt: skip
-        s_a = _scores(shares, hide.index(now), row_scale, 0, mma)
-        s_b = _scores(shares, hide.index(now), row_scale, 1, mma)
+        s_a = scores_of(shares, hide.index(now), row_scale, 0, mma)
+        s_b = scores_of(shares, hide.index(now), row_scale, 1, mma)
         m_new = gl.maximum(m, gl.max(gl.maximum(s_a, s_b), 2))
         shift = gl.where(m_new == float("-inf"), 0.0, m_new)
         p_a = gl.exp2(s_a - gl.expand_dims(shift, 2))
@@ -310,14 +314,16 @@ def divided_fp8_kernel(
         fade = gl.expand_dims(fade, 2)
         o, units = _output(o, units, fade, p_a, p_b, k, scales, now * EACH, mma)
         n += KEYS
-        name = _names(names, n, last, limit, PAGED, PAGE)
+        name = names_of(names, n, last, limit, PAGED, PAGE)
 
     out = ()
     for i in gl.static_range(WIDE // CHUNK):
         unit = gl.expand_dims(gl.expand_dims(units[i // 2] * factor, 1), 1)
         out = out + (o[i] * unit,)  # type: ignore[assignment]
     part = t * SPLITS + gl.program_id(1)
-    _finish(out_ptr, lse_ptr, max_ptr, sink_ptr, out, m, l, part, head0, heads, SPLITS, mma)
+    finish_and_store(
+        out_ptr, lse_ptr, max_ptr, sink_ptr, out, m, l, part, head0, heads, SPLITS, mma
+    )
 
 
 # ---------------------------------------------------------------- launch
