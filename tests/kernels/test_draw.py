@@ -97,3 +97,16 @@ def test_rows_that_cannot_be_sampled(cpu: torch.device) -> None:
     assert drawn(x, [SamplingRow(temperature=1e-40)], [0.7]) == [1]
     table, _ = drawing_table([SamplingRow(temperature=1e-40)], [0.7], 3)
     assert draw_reference(x, table, sorts=False).tolist() == [1]
+
+
+def test_a_share_that_rounding_cannot_reach(cpu: torch.device) -> None:
+    """top-p just below 1: what is wanted may be more than all the weights, or than top-k leaves."""
+    n = 40
+    generator = torch.Generator().manual_seed(2)
+    x = torch.cat([1 + torch.rand(n, 200, generator=generator), torch.zeros(n, 10)], 1)
+    rows = [SamplingRow(top_k=205, top_p=LAST)] * n
+    assert set(drawn(x, rows, [LAST] * n)) == {204}
+    x = torch.randn(n, 300, generator=generator)
+    rows, u = [SamplingRow(top_p=LAST)] * n, [i / n for i in range(n)]
+    want = sample_reference(x, rows, [((), ())] * n, torch.tensor(u, dtype=torch.float64))
+    assert drawn(x, rows, u) == want.tolist()
