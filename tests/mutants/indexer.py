@@ -2,7 +2,6 @@
 
 TOPK = "ops/indexer/kernels/topk.py"
 QUERIES = "ops/indexer/kernels/queries.py"
-SELECT = "ops/indexer/select.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "index_ or topk_ or logical_"]
 MUTANTS = [
     (TOPK, 'keep & (x > -float("inf"))', "keep & (x == x)"),
@@ -48,5 +47,4 @@ MUTANTS = [
     (QUERIES, "group_scale(q, floor, True, 1)", "group_scale(q, floor, False, 1)"),
     (QUERIES, "weight.to(tl.float32) * scale,", "weight.to(tl.float32),"),
     (QUERIES, "h = tl.program_id(1) * BLOCK_H +", "h = 0 * BLOCK_H +"),
-    (SELECT, "q = q.float()", "q = q"),
 ]

@@ -7,7 +7,7 @@ from paged import GARBAGE, ints, paged_batch, poisoned_cache
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.formats.kv import gqa_record, index_key_record, latent_record
 from sparkwell.formats.paged import PagedCache
-from sparkwell.ops.cache import cache_gather, cache_write
+from sparkwell.ops.cache import cache_gather, cache_write, index_key_write, latent_write
 from sparkwell.testing import assert_matches, in_poison
 
 RECORDS = [
@@ -108,3 +108,61 @@ def test_nothing_serves_another_device_unless_asked():
     cache = PagedCache.allocate(RECORDS[0], 2, 4)
     cache_write(cache, torch.tensor([0]), torch.ones(1, 16), backend="reference")
     assert cache_gather(cache, ints(1), ints(0)[None], backend="reference")[0].sum() == 16
+
+
+def turned(x, positions, inv_freq, *, factor):
+    """float64, interleaved pairs as complex numbers."""
+    angles = positions.double()[:, None] * inv_freq.double()
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * torch.polar(torch.full_like(angles, factor), angles)).flatten(
+        -2
+    )
+
+
+def test_latents_are_normed_and_keys_turned():
+    cache = poisoned_cache(RECORDS[0], 2, 3)
+    x, weight = torch.randn(3, 16), torch.randn(12)
+    positions, inv_freq = torch.tensor([0, 5, 77]), torch.tensor([1.0, 0.1])
+    options = {"eps": 0.1, "attention_factor": 1.5, "interleaved": True}
+    slots = torch.tensor([4, -1, 1])
+    latent_write(cache, slots, in_poison(x), weight, positions, inv_freq, **options)
+    c = x[:, :12].double()
+    c = c / (c.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight
+    k = turned(x[:, 12:], positions, inv_freq, factor=1.5)
+    want = torch.cat([c, k], -1)[[0, 2]].float()
+    torch.testing.assert_close(cache.read(torch.tensor([4, 1])), want, rtol=1e-5, atol=1e-5)
+
+
+def test_index_keys_are_normed_whole_and_turned_in_front():
+    record = index_key_record("fp32", head_dim=8)
+    cache = poisoned_cache(record, 2, 3)
+    x, weight, bias = torch.randn(2, 8) + 3, torch.randn(8), torch.randn(8)
+    positions, inv_freq = torch.tensor([3, 40]), torch.tensor([1.0, 0.3])
+    batch = (torch.tensor([5, 0]), x, weight, bias, positions, inv_freq)
+    index_key_write(cache, *batch, eps=0.1, interleaved=True)
+    y = x.double() - x.double().mean(-1, keepdim=True)
+    y = y / (y.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight + bias
+    want = torch.cat([turned(y[:, :4], positions, inv_freq, factor=1.0), y[:, 4:]], -1).float()
+    torch.testing.assert_close(cache.read(torch.tensor([5, 0])), want, rtol=1e-5, atol=1e-5)
+
+
+def test_made_rows_refuse_shapes_that_do_not_fit():
+    cache, index = poisoned_cache(RECORDS[0], 2, 3), poisoned_cache(RECORDS[2], 2, 3)
+    slots, positions, inv_freq = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.ones(2)
+    x, weight = torch.randn(2, 16), torch.ones(12)
+    good = {"slots": slots, "x": x, "weight": weight, "positions": positions, "inv_freq": inv_freq}
+    for bad in (
+        {"x": x[:, :15]},
+        {"x": x.int()},
+        {"weight": torch.ones(11)},
+        {"inv_freq": torch.ones(3)},
+        {"positions": positions[:1]},
+        {"positions": positions.float()},
+        {"slots": slots[:1]},
+    ):
+        with pytest.raises(BadInput, match="latent_write"):
+            latent_write(cache, **(good | bad), eps=1e-6, interleaved=True)
+    key = {"x": torch.randn(2, 128), "weight": torch.ones(128), "bias": torch.ones(128)}
+    for bad in ({"bias": torch.ones(1)}, {"inv_freq": torch.ones(65)}, {"x": x}):
+        with pytest.raises(BadInput, match="index_key_write"):
+            index_key_write(index, **(good | key | bad), eps=1e-6, interleaved=True)

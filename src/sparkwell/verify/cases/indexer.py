@@ -52,8 +52,12 @@ def _select(
     d: int = 128,
     hint: bool = False,
     unscored: int | None = None,
+    rounded: bool = False,
 ) -> Inputs:
-    """unscored: a request whose keys are NaN; it sees too few for that to matter."""
+    """unscored: a request whose keys are NaN; it sees too few for that to matter.
+
+    rounded: queries become e4m3, whatever the keys are.
+    """
     cache, table = _cache(make, record, contexts, page_size, d)
     if unscored is not None and make.device.type != "meta":
         cache.pages[table[unscored, : -(-contexts[unscored] // page_size)].long()] = 0xFF
@@ -66,7 +70,7 @@ def _select(
         "context_lens": make.tensor(list(contexts), torch.int32),
         "block_table": table,
         "topk": topk,
-        "fp8_query": record == "fp8",
+        "fp8_query": record == "fp8" or rounded,
     }
     if hint:
         inputs |= {"max_query_len": max(queries), "max_context_len": max(contexts)}
@@ -174,7 +178,7 @@ def _scores(make: Maker, *, rows: int, columns: int, topk: int, kind: str) -> In
         if kind == "high-sample":
             scores += 10.0 * sampled
     visible = make.randint(-1, columns + 3, rows)
-    if kind in ("equal", "few", "low-sample", "high-sample"):
+    if kind in ("long", "equal", "few", "low-sample", "high-sample"):
         visible[:] = columns
     return {"scores": scores, "visible": visible, "topk": topk}
 
@@ -257,6 +261,9 @@ CASES: tuple[Case, ...] = (
         hint=True,
     ),
     _select_case("bf16", queries=(3,), contexts=(37,), heads=5, record="bf16", topk=7, d=64),
+    _select_case(
+        "fp32-rounded", queries=(3,), contexts=(40,), heads=3, record="fp32", topk=6, rounded=True
+    ),
     _select_case("fp32", queries=(2, 1), contexts=(33, 9), heads=2, record="fp32", topk=5),
     _ragged_case("fp8", rows=5, keys=70, heads=8, d=128, fp8=True, width=None),
     _ragged_case("fp8-tiles", rows=14, keys=150, heads=32, d=128, fp8=True, width=None),
@@ -279,7 +286,7 @@ CASES: tuple[Case, ...] = (
     _topk_case(4, 9000, 300, "ties"),
     _topk_case(4, 9000, 1500, "broken"),
     _topk_case(2, 20000, 40, "tiny"),
-    _topk_case(1, 40000, 300, "plain"),
+    _topk_case(1, 40000, 300, "long"),
     _topk_case(2, 9000, 1500, "equal"),
     _topk_case(2, 20000, 1500, "few"),
     _topk_case(1, 9000, 1500, "low-sample"),
