@@ -139,8 +139,8 @@ _WGMMA = frozenset({90})
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
-    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + ": one row, or BF16 records and at most 16 heads", HGMMA),
-    Row("turned-32",     Schedule(_T, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and 16 < p.heads <= 32, _LISTS + ", 17 to 32 heads", HGMMA),
+    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + "; one row of 17 to 64 heads, or BF16 records and at most 16", HGMMA),
+    Row("turned-32",     Schedule(_T, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 16 and (p.heads <= 32 or p.rows == 1), _LISTS + ", 17 to 32 heads, or one row", HGMMA),
     Row("gathered",      Schedule(_L, 64, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 32, _LISTS + ", more than 32 heads", HGMMA),
     Row("fp8-divided",   Schedule(_W, 64, 32, 8, 2, 1),  _ROOM, lambda p: _divided(p, "fp8", 32), _MANY.format("FP8", 32), HMMA),
     Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),

@@ -112,7 +112,7 @@ def _wait_for_copies():
 @gluon.jit
 def copy_records(
     pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-    PAGE: gl.constexpr, START: gl.constexpr, STEP: gl.constexpr,
+    PAGE: gl.constexpr, WARPS: gl.constexpr, START: gl.constexpr, STEP: gl.constexpr,
 ):  # fmt: skip
     """BF16 records to shared memory, tiles START, START + STEP, ... into a ring of STAGES."""
     tile: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
@@ -168,11 +168,10 @@ def _group(k, x, factor, g: gl.constexpr):
 @gluon.jit
 def widen_records(
     pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-    PAGE: gl.constexpr, START: gl.constexpr, STEP: gl.constexpr,
+    PAGE: gl.constexpr, WARPS: gl.constexpr, START: gl.constexpr, STEP: gl.constexpr,
 ):  # fmt: skip
-    """FP8 records to shared memory as BF16; the next tile is asked for before this one is done.
+    """The same of FP8 records, as BF16; the next tile is asked for before this one is done.
 
-    Tiles START, START + STEP, ...: groups of warps that take turns have as many tiles on the way.
     Four lanes read 64 bytes of a record, so what they write never meets in a bank.
     """
     tile: gl.constexpr = gl.BlockedLayout([1, 4], [8, 4], [WARPS, 1], [1, 0])
@@ -187,7 +186,6 @@ def widen_records(
     x1 = _words(record, ok, width, tile)
     x2 = _words(record, ok, 2 * width, tile)
     x3 = _words(record, ok, 3 * width, tile)
-    y = _words(record, ok & (STEP > 1), 4 * width + GROUPS, tile)
     r = 4 * width + GROUPS + gl.arange(0, ROPE // 2, gl.SliceLayout(0, tile))
     after = _slots(names, first + (START + STEP) * KEYS, last, of_key)
     for i in range(START, count, STEP):
@@ -195,25 +193,17 @@ def widen_records(
         mbarrier.wait(free.index(stage), turn ^ 1)
         masks.index(stage).store(gl.where(ok, 0.0, float("-inf")).to(gl.bfloat16))
         rotated = rs.index(stage).reinterpret(gl.int32, [KEYS, ROPE // 2], thin)
-        if STEP > 1:
-            rotated.store(y)
-        else:  # there are no registers for them, but more time for a copy
-            async_copy.async_load(rotated, record[:, None] + r[None, :], mask=ok[:, None])
+        async_copy.async_load(rotated, record[:, None] + r[None, :], mask=ok[:, None])
         k = ks.index(stage).reinterpret(gl.int32, [KEYS, RANK // 2], tall)
         _group(k, x0, f0, 0)
         _group(k, x1, f1, 1)
         record, ok = _records(pages, after, limit, page_stride, PAGE, RECORD)
-        if STEP > 1:
-            y = _words(record, ok, 4 * width + GROUPS, tile)
         x0 = _words(record, ok, 0, tile)
         x1 = _words(record, ok, width, tile)
         gl.barrier()  # or the compiler moves these loads behind all stores
         _group(k, x2, f2, 2)
         _group(k, x3, f3, 3)
-        if STEP > 1:
-            fence_async_shared()
-        else:
-            _wait_for_copies()
+        _wait_for_copies()
         mbarrier.arrive(ready.index(stage), count=1)
         x2 = _words(record, ok, 2 * width, tile)
         x3 = _words(record, ok, 3 * width, tile)
@@ -328,7 +318,7 @@ def gathered_kernel(
             )),
             (widen_records if FP8 else copy_records, (
                 pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-                PAGE, 0, 1,
+                PAGE, WARPS, 0, 1,
             )),
         ],
         [4, WARPS],

@@ -3,8 +3,8 @@
     s^T = scale kv q^T,  p = exp2(s - max),  o^T = kv[:, :rank]^T p^T / sum p    online over tiles
 
 A wgmma has 64 rows, however few heads there are, but as few as 8 columns: with 16 or 32 heads this
-wastes nothing.  Two groups of four warps gather records as in `gathered`, in turns, so that two
-tiles are on their way; a third multiplies.
+wastes nothing.  One group of four warps multiplies; eight warps widen FP8 records, or two groups of
+four copy BF16 ones in turns, so that two tiles are on their way.
 """
 
 import torch
@@ -27,14 +27,14 @@ from sparkwell.ops.mla.kernels.gathered import (
     RANK,
     ROPE,
     STAGES,
-    WARPS,
     copy_records,
     place,
     share_of_keys,
     widen_records,
 )
 
-PRODUCER_REGS: gl.constexpr = gl.constexpr(136)
+WIDENING_REGS: gl.constexpr = gl.constexpr(144)
+COPYING_REGS: gl.constexpr = gl.constexpr(136)
 
 
 @gluon.jit
@@ -130,24 +130,32 @@ def turned_kernel(
         else:
             qrs.store(x)
     fence_async_shared()
-    gl.warp_specialize(
-        [
+    if FP8:
+        gl.warp_specialize([
             (_multiply, (
                 out_ptr, lse_ptr, max_ptr, sink_ptr, qs, qrs, ks, rs, ps, masks, ready, free, heads,
                 count, scale * LOG2E, SPLITS, HEADS,
             )),
-            (widen_records if FP8 else copy_records, (
+            (widen_records, (
                 pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-                PAGE, 0, 2,
+                PAGE, 8, 0, 1,
             )),
-            (widen_records if FP8 else copy_records, (
+        ], [8], [WIDENING_REGS])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (_multiply, (
+                out_ptr, lse_ptr, max_ptr, sink_ptr, qs, qrs, ks, rs, ps, masks, ready, free, heads,
+                count, scale * LOG2E, SPLITS, HEADS,
+            )),
+            (copy_records, (
                 pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-                PAGE, 1, 2,
+                PAGE, 4, 0, 2,
             )),
-        ],
-        [WARPS, WARPS],
-        [PRODUCER_REGS, PRODUCER_REGS],
-    )  # fmt: skip
+            (copy_records, (
+                pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
+                PAGE, 4, 1, 2,
+            )),
+        ], [4, 4], [COPYING_REGS, COPYING_REGS])  # fmt: skip
 
 
 # ---------------------------------------------------------------- launch
