@@ -7,8 +7,6 @@ wastes nothing.  One group of four warps multiplies; eight warps widen FP8 recor
 four copy BF16 ones in turns, so that two tiles are on their way.
 """
 
-import torch
-import triton
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -19,22 +17,23 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from sparkwell.ops.launch import launch
-from sparkwell.ops.mla.kernels.gathered import (
+from sparkwell.ops.mla.kernels.records import (
     KEYS,
-    LN2,
-    LOG2E,
     RANK,
     ROPE,
     STAGES,
     copy_records,
+    launch_gathering,
     place,
+    read_queries,
     share_of_keys,
     widen_records,
 )
 
 WIDENING_REGS: gl.constexpr = gl.constexpr(144)
 COPYING_REGS: gl.constexpr = gl.constexpr(136)
+LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
+LN2: gl.constexpr = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit
@@ -95,8 +94,7 @@ def _multiply(
 def turned_kernel(
     out_ptr, lse_ptr, max_ptr, q_ptr, pages, names_ptr, length_ptr, sink_ptr, heads, width, limit,
     page_stride, stride_q_t, stride_q_h, stride_names, scale,
-    FP8: gl.constexpr, PAGE: gl.constexpr, SPLITS: gl.constexpr,
-    HEADS: gl.constexpr,
+    FP8: gl.constexpr, PAGE: gl.constexpr, SPLITS: gl.constexpr, HEADS: gl.constexpr,
 ):  # fmt: skip
     head0, t, split = place(heads, HEADS)
     first, last, count = share_of_keys(width, length_ptr, t, split, SPLITS)
@@ -118,18 +116,7 @@ def turned_kernel(
         mbarrier.init(ready.index(stage), count=1)
         mbarrier.init(free.index(stage), count=1)
 
-    copy: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    h = head0 + gl.arange(0, HEADS, gl.SliceLayout(1, copy))
-    c = gl.arange(0, 64, gl.SliceLayout(0, copy))
-    q_row = q_ptr + t * stride_q_t + h.to(gl.int64) * stride_q_h
-    for part in gl.static_range((RANK + ROPE) // 64):
-        at = q_row[:, None] + part * 64 + c[None, :]
-        x = gl.load(at, mask=(h < heads)[:, None], other=0.0)
-        if part < RANK // 64:
-            qs.slice(part * 64, 64, 1).store(x)
-        else:
-            qrs.store(x)
-    fence_async_shared()
+    read_queries(q_ptr, qs, qrs, t, head0, heads, stride_q_t, stride_q_h, HEADS)
     if FP8:
         gl.warp_specialize([
             (_multiply, (
@@ -162,13 +149,7 @@ def turned_kernel(
 
 
 def run_turned(first, q, cache, lists, stride_lists, scale, *, plan):
-    p, (names, lengths, _, sink, _) = plan.problem, lists
-    fp8, size, heads = p.record == "fp8", cache.record.nbytes, plan.choice.schedule.block_h
-    pages = cache.pages.view(torch.int32 if fp8 else torch.bfloat16)
-    gapless = cache.pages.stride(0) == cache.page_size * size
-    launch(
-        turned_kernel, (p.rows * triton.cdiv(p.heads, heads), plan.splits), *first, q, pages,
-        names, lengths, sink if plan.scratch is None else None, p.heads, p.keys, cache.num_slots,
-        pages.stride(0), q.stride(0), q.stride(1), stride_lists, scale, choice=plan.choice,
-        FP8=fp8, PAGE=0 if gapless else cache.page_size, SPLITS=plan.splits, HEADS=heads,
+    launch_gathering(
+        turned_kernel, first, q, cache, lists, stride_lists, scale, plan=plan,
+        HEADS=plan.choice.schedule.block_h,
     )  # fmt: skip
