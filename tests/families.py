@@ -4,6 +4,8 @@ Kernel-shaped where that matters: 512-wide latents, 32 or 64 index heads, contex
 index_topk.  Norms and biases are randomised, since 0 and 1 would hide mistakes in handling them.
 """
 
+import atexit
+import shutil
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -203,8 +205,12 @@ def byte_tokenizer() -> Tokenizer:
 
 @cache
 def checkpoint(name: str) -> Path:
-    """A folder as `save_pretrained` writes it, with a tokenizer; made once in a test process."""
+    """A folder as `save_pretrained` writes it, with a tokenizer; made once in a test process.
+
+    It goes with the process: the folders of one run of all tests take two gigabytes.
+    """
     folder = Path(mkdtemp(prefix=f"sparkwell-{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     oracle_model(BY_NAME[name]).save_pretrained(folder)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=byte_tokenizer(), bos_token="<|bos|>", eos_token="<|eos|>"

@@ -70,6 +70,23 @@ def test_fp8_checkpoint_equals_its_dequantized_values(name: str, tmp_path: Path)
     assert 1e-5 < cosine_gap(got, original) < 0.1, "FP8 must show, and not much"
 
 
+def test_fp8_weights_are_widened_where_no_kernel_multiplies_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, plain = write_fp8(checkpoint("deepseek-v3.2"), tmp_path)
+    wide = load_model(folder, dtype="float32", widen_fp8=True)
+    assert "FP8 weights become torch.float32" in caplog.text
+    assert isinstance(wide, DeepseekModel)
+    assert isinstance(wide.layers[0].attention.o, torch.Tensor)
+    moe = wide.layers[1].mlp
+    assert isinstance(moe, Moe) and isinstance(moe.gate_up, torch.Tensor)
+    got, want = Feeder(wide).prefill(ids(100)), Feeder(load_model(plain)).prefill(ids(100))
+    assert_matches(got, want, "logits")
+    caplog.clear()
+    load_model(plain, widen_fp8=True)
+    assert not caplog.text, "nothing is widened there"
+
+
 def test_experts_narrower_than_a_block(tmp_path: Path) -> None:
     """64 rows of gate above 64 of up: their scales belong to different blocks."""
     fp8, plain = (load_model(folder) for folder in write_fp8(locate("bard"), tmp_path))

@@ -1,5 +1,6 @@
 """A model folder, Hub id or packaged name becomes a model with its weights in place."""
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from sparkwell.errors import BadInput
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.llama import LlamaModel
 from sparkwell.models.weights import CheckpointWeights, Progress, Recorder, Weights
+
+log = logging.getLogger(__name__)
 
 Config = DeepseekConfig | LlamaConfig
 Model = DeepseekModel | LlamaModel
@@ -40,6 +43,7 @@ def load_model(
     dtype: str = "auto",
     device: str | torch.device = "cpu",
     latent_norm_eps: float | None = None,
+    widen_fp8: bool | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder.
@@ -48,6 +52,8 @@ def load_model(
     in fp32 anyway, and the checkpoint's own elsewhere.
     latent_norm_eps: eps of MLA's latent norms; None takes rms_norm_eps for GLM (as vLLM does) and
     1e-6 for DeepSeek.  Transformers takes 1e-6 for both.
+    widen_fp8: FP8 weights become `dtype` while they are loaded, with a warning; None: on a GPU,
+    whose products are of float weights so far.
     progress: called with bytes done and bytes in all.
 
     Raises BadCheckpoint before any data is read where names, shapes or the scheme do not fit.
@@ -56,10 +62,15 @@ def load_model(
     config = parse_config(
         checkpoint.config, file=folder / "config.json", latent_norm_eps=latent_norm_eps
     )
-    scheme(checkpoint.config, checkpoint)
+    stored = scheme(checkpoint.config, checkpoint)
     check_tensors(checkpoint, expected_tensors(config), ignored=_ignored(config))
+    kind = _dtype(dtype, checkpoint, device)
+    if widen_fp8 is None:
+        widen_fp8 = torch.device(device).type == "cuda"
+    if widen_fp8 and stored.kind != "none":
+        log.warning("%s: FP8 weights become %s, which takes more memory", folder, kind)
     weights = CheckpointWeights(
-        checkpoint, dtype=_dtype(dtype, checkpoint, device), device=device, progress=progress
+        checkpoint, dtype=kind, device=device, widen_fp8=widen_fp8, progress=progress
     )
     return build(config, weights)
 

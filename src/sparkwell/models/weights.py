@@ -60,7 +60,10 @@ class Recorder:
 
 
 class CheckpointWeights:
-    """Reads each tensor when it is asked for: one tensor of the file in host memory at a time."""
+    """Reads each tensor when it is asked for: one tensor of the file in host memory at a time.
+
+    widen_fp8: FP8 weights become `dtype` on the way, for devices that no kernel multiplies them on.
+    """
 
     def __init__(
         self,
@@ -68,9 +71,11 @@ class CheckpointWeights:
         *,
         dtype: torch.dtype,
         device: str | torch.device,
+        widen_fp8: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
+        self.widen_fp8 = widen_fp8
         self._progress, self._done = progress, 0
         self._total = sum(info.nbytes for info in checkpoint.tensors.values())
 
@@ -92,9 +97,9 @@ class CheckpointWeights:
 
     def linear(self, name: str, n: int, k: int) -> Weight:
         weight = self._read(f"{name}.weight", (n, k))
-        if isinstance(weight, Fp8Block):
-            return _move(weight, self.device)
-        return weight.to(self.device, self.dtype)
+        if self.widen_fp8 or not isinstance(weight, Fp8Block):
+            return _dense(_move(weight, self.device), self.dtype)
+        return _move(weight, self.device)
 
     def dense(self, name: str, n: int, k: int) -> torch.Tensor:
         return self.tensor(f"{name}.weight", (n, k))
@@ -104,7 +109,7 @@ class CheckpointWeights:
         # not, or some of the experts are not FP8, the stack is dequantized: exact, only larger.
         names = [f"{name}.weight" for row in rows for name in row]
         fp8 = all(f"{name}_scale_inv" in self.checkpoint for name in names)
-        if not fp8 or (n % 128 and len(rows[0]) > 1):
+        if self.widen_fp8 or not fp8 or (n % 128 and len(rows[0]) > 1):
             return self._stack_dense(rows, n, k)
         shape = (len(rows), len(rows[0]), n, k)
         values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=self.device)
@@ -123,7 +128,8 @@ class CheckpointWeights:
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         for i, row in enumerate(rows):
             for j, name in enumerate(row):
-                out[i, j].copy_(_dense(self._read(f"{name}.weight", (n, k)), self.dtype))
+                weight = _move(self._read(f"{name}.weight", (n, k)), self.device)
+                out[i, j].copy_(_dense(weight, self.dtype))
         return out.flatten(1, 2)
 
 
@@ -131,5 +137,7 @@ def _dense(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
     return weight.dequantize(dtype) if isinstance(weight, Fp8Block) else weight.to(dtype)
 
 
-def _move(weight: Fp8Block, device: str | torch.device) -> Fp8Block:
+def _move(weight: Weight, device: str | torch.device) -> Weight:
+    if not isinstance(weight, Fp8Block):
+        return weight.to(device)
     return Fp8Block(weight.values.to(device), weight.scales.to(device), weight.block)
