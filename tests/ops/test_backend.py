@@ -67,13 +67,13 @@ WITHOUT_VALUES += ["route_sigmoid", "route_softmax"]
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_the_cpu_is_served_by_the_reference(backend: str) -> None:
-    assert choose("rms_norm", torch.ones(3), backend, kernel=True) == "reference"
+    assert choose("rms_norm", torch.ones(3), backend) == "reference"
 
 
 def test_another_device_is_served_only_where_asked() -> None:
     choose("rms_norm", far(3), "reference")
     with pytest.raises(Unsupported) as raised:
-        choose("rms_norm", far(2, 3, dtype=torch.bfloat16), kernel=True)
+        choose("rms_norm", far(2, 3, dtype=torch.bfloat16))
     assert str(raised.value).splitlines() == [
         "rms_norm: nothing serves this call",
         "  asked    (2, 3) bfloat16 on meta",

@@ -7,7 +7,7 @@ from sparkwell.errors import BadInput, Unsupported
 BACKENDS = ("auto", "kernel", "reference")
 
 
-def choose(op: str, tensor: torch.Tensor, backend: str = "auto", *, kernel: bool = False) -> str:
+def choose(op: str, tensor: torch.Tensor, backend: str = "auto") -> str:
     """What serves `op` on `tensor`'s device: "kernel" or "reference".
 
     op: name of the op, for the message.
@@ -15,7 +15,6 @@ def choose(op: str, tensor: torch.Tensor, backend: str = "auto", *, kernel: bool
     backend: "auto": the kernel on a CUDA device, the reference on the CPU; "kernel"; "reference"
         (on any device).  A kernel takes CPU tensors under Triton's interpreter only, and meta
         tensors while launches are recorded.
-    kernel: whether the op has one.
 
     Raises BadInput for an unknown backend, Unsupported with every candidate's reason otherwise.
     """
@@ -24,7 +23,7 @@ def choose(op: str, tensor: torch.Tensor, backend: str = "auto", *, kernel: bool
     kind = tensor.device.type
     if backend == "reference" or (backend == "auto" and kind == "cpu"):
         return "reference"
-    if kernel and (kind == "cuda" or _without_gpu(kind)):
+    if kind == "cuda" or _without_gpu(kind):
         return "kernel"
     why = f"{op} has no kernel for device type {kind!r}"
     raise Unsupported(

@@ -15,7 +15,7 @@ def swiglu(gate_up: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
     Returns [..., I] in gate_up's dtype; the product is formed in fp32 and cast once.
     Raises BadInput for an odd or missing last dimension.
     """
-    served_by = choose("swiglu", gate_up, backend, kernel=True)
+    served_by = choose("swiglu", gate_up, backend)
     if gate_up.ndim == 0 or gate_up.shape[-1] % 2 or not gate_up.is_floating_point():
         raise BadInput(
             f"swiglu: gate_up is {tuple(gate_up.shape)} {gate_up.dtype}, "

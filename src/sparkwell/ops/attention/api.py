@@ -39,7 +39,7 @@ def attention_prefill(
     Raises BadInput where shapes do not fit or the starts do not cover the rows; a kernel reads no
     value to raise, and no row out of bounds.
     """
-    served_by = choose("attention_prefill", q, backend, kernel=True)
+    served_by = choose("attention_prefill", q, backend)
     _check_heads("attention_prefill", q, k.shape[1] if k.ndim == 3 else 0, sink)
     if k.ndim != 3 or k.shape[2] != q.shape[2] or v.ndim != 3 or v.shape[:2] != k.shape[:2]:
         raise BadInput(
@@ -97,7 +97,7 @@ def attention_paged(
     Raises BadInput where shapes do not fit, starts do not cover q, or a needed page is missing;
     a kernel reads no value to raise: it skips the keys of a missing page.
     """
-    served_by = choose("attention_paged", q, backend, kernel=True)
+    served_by = choose("attention_paged", q, backend)
     _check_heads("attention_paged", q, num_kv_heads, sink)
     if cache.record.width != 2 * num_kv_heads * q.shape[2]:
         raise BadInput(

@@ -26,7 +26,7 @@ def cache_write(
     Raises BadInput, and writes nothing, where shapes do not fit; the reference also where a slot is
     out of range (a kernel skips such a row).
     """
-    if choose("cache_write", cache.pages, backend, kernel=True) == "reference":
+    if choose("cache_write", cache.pages, backend) == "reference":
         cache_write_reference(cache, slots, values)
         return
     check_integers("cache_write", "slots", slots, 1)
@@ -60,7 +60,7 @@ def cache_gather(
     Raises BadInput where shapes do not fit; the reference also where a table is too short or names
     an absent page (a kernel gathers zeros from there).
     """
-    served_by = choose("cache_gather", cache.pages, backend, kernel=True)
+    served_by = choose("cache_gather", cache.pages, backend)
     check_integers("cache_gather", "context_lens", context_lens, 1)
     check_integers("cache_gather", "block_table", block_table, 2)
     if len(block_table) != len(context_lens):
@@ -103,7 +103,7 @@ def latent_write(
     Raises BadInput where shapes do not fit; the reference also where a slot is out of range (a
     kernel skips such a row).
     """
-    served_by = choose("latent_write", cache.pages, backend, kernel=True)
+    served_by = choose("latent_write", cache.pages, backend)
     _check_rows("latent_write", cache, slots, x, positions)
     rank, rope_dim = len(weight), 2 * len(inv_freq)
     counts = [cache.record.field(part.field).count for part in cache.record.parts]
@@ -160,7 +160,7 @@ def index_key_write(
     Raises BadInput where shapes do not fit; the reference also where a slot is out of range (a
     kernel skips such a row).
     """
-    served_by = choose("index_key_write", cache.pages, backend, kernel=True)
+    served_by = choose("index_key_write", cache.pages, backend)
     _check_rows("index_key_write", cache, slots, x, positions)
     width = (cache.record.width,)
     if weight.shape != width or bias.shape != width or len(cache.record.parts) != 1:

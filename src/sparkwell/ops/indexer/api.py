@@ -49,7 +49,7 @@ def index_select(
     Raises BadInput where shapes do not fit; the reference also where starts do not cover q or a
     needed page is missing (a kernel never keeps the keys of such a page).
     """
-    served_by = choose("index_select", q, backend, kernel=True)
+    served_by = choose("index_select", q, backend)
     if q.ndim != 3 or q.shape[2] != cache.record.width or not q.is_floating_point():
         raise BadInput(
             f"index_select: q is {shown(q)}, want float [T, heads, {cache.record.width}] for "
@@ -88,7 +88,7 @@ def topk_select(
     Returns int32 [T, topk]; of equal scores (0.0 equals -0.0) the lower column wins.
     Raises BadInput where shapes do not fit.
     """
-    served_by = choose("topk_select", scores, backend, kernel=True)
+    served_by = choose("topk_select", scores, backend)
     if scores.ndim != 2 or not scores.is_floating_point():
         raise BadInput(f"topk_select: scores is {shown(scores)}, want float [T, S]")
     check_integers("topk_select", "visible", visible, 1)
@@ -121,7 +121,7 @@ def logical_to_physical(
     request or its page is not one, or the slot is past int32.
     Raises BadInput where shapes do not fit.
     """
-    served_by = choose("logical_to_physical", indices, backend, kernel=True)
+    served_by = choose("logical_to_physical", indices, backend)
     check_integers("logical_to_physical", "indices", indices, 2)
     check_integers("logical_to_physical", "request_of_token", request_of_token, 1)
     check_integers("logical_to_physical", "block_table", block_table, 2)
@@ -164,7 +164,7 @@ def index_logits(
     Returns fp32 [M, N or width], -inf where a row does not look.  Source: DeepSeek-V3.2, arXiv
     2512.02556; conventions of DeepGEMM.  Raises BadInput where shapes do not fit.
     """
-    served_by = choose("index_logits", q, backend, kernel=True)
+    served_by = choose("index_logits", q, backend)
     if q.ndim != 3 or k.ndim != 2 or k.shape[1] != q.shape[2] or k.dtype != q.dtype:
         raise BadInput(
             f"index_logits: q is {shown(q)} and k {shown(k)}, want [M, H, D] and [N, D] of one type"
@@ -205,7 +205,7 @@ def index_logits_paged(
     Returns fp32 [B * n, max_context_len], -inf from context_lens on.
     Raises BadInput where shapes do not fit.
     """
-    served_by = choose("index_logits_paged", q, backend, kernel=True)
+    served_by = choose("index_logits_paged", q, backend)
     if q.ndim != 4 or q.shape[3] != cache.record.width:
         raise BadInput(
             f"index_logits_paged: q is {shown(q)}, want [B, n, H, {cache.record.width}] for "

@@ -29,7 +29,7 @@ def linear(
     Returns [..., N]; products and sums are fp32, cast once.
     Raises BadInput where the shapes do not fit, Unsupported for FP8 blocks on a GPU.
     """
-    served_by = choose("linear", x, backend, kernel=True)
+    served_by = choose("linear", x, backend)
     if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
         raise BadInput(
             f"linear: x is {tuple(x.shape)} and weight {tuple(weight.shape)}, "

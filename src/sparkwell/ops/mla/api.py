@@ -39,7 +39,7 @@ def mla_paged(
     Raises BadInput where shapes do not fit; the reference also where starts do not cover q or a
     needed page is missing (a kernel skips the keys of a page that the cache does not have).
     """
-    served_by = choose("mla_paged", q, backend, kernel=True)
+    served_by = choose("mla_paged", q, backend)
     _check_q("mla_paged", q, cache, d_v)
     check_batch("mla_paged", query_start, context_lens, block_table)
     if served_by == "reference":
@@ -97,7 +97,7 @@ def mla_sparse(
     Source: DeepSeek-V3.2, arXiv 2512.02556; conventions of FlashMLA.
     Raises BadInput where shapes do not fit.
     """
-    served_by = choose("mla_sparse", q, backend, kernel=True)
+    served_by = choose("mla_sparse", q, backend)
     _check_q("mla_sparse", q, cache, d_v)
     check_integers("mla_sparse", "slots", slots, 2)
     if len(slots) != len(q):

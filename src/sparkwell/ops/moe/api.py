@@ -36,7 +36,7 @@ def route_sigmoid(
     Returns weights [T, topk] fp32 and ids [T, topk] int64, best first.
     Raises BadInput where shapes, dtype or counts do not fit.
     """
-    served_by = choose("route_sigmoid", logits, backend, kernel=True)
+    served_by = choose("route_sigmoid", logits, backend)
     _check_router("route_sigmoid", logits, topk, n_group, topk_group)
     if bias.shape != logits.shape[1:]:
         raise BadInput(
@@ -73,7 +73,7 @@ def route_softmax(
     Returns weights [T, topk] fp32 and ids [T, topk] int64, best first.
     Raises BadInput where shapes, dtype or counts do not fit.
     """
-    served_by = choose("route_softmax", logits, backend, kernel=True)
+    served_by = choose("route_softmax", logits, backend)
     _check_router("route_softmax", logits, topk, n_group, topk_group)
     options = {"topk": topk, "n_group": n_group, "topk_group": topk_group}
     if served_by == "reference":
@@ -105,7 +105,7 @@ def experts(
     Raises BadInput where the shapes do not fit; the reference also where an id names no expert (a
     kernel leaves it out).  Unsupported for FP8 blocks on a GPU.
     """
-    served_by = choose("experts", x, backend, kernel=True)
+    served_by = choose("experts", x, backend)
     _check_experts(x, ids, weights, gate_up, down)
     if served_by == "reference":
         _check_ids(ids, gate_up.shape[0])

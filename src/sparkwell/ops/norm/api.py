@@ -23,7 +23,7 @@ def rms_norm(
     Returns [..., d] in x's dtype; everything before the final cast is fp32.
     Raises BadInput where the shapes do not fit.
     """
-    served_by = choose("rms_norm", x, backend, kernel=True)
+    served_by = choose("rms_norm", x, backend)
     _check("rms_norm", x, "weight", weight)
     if served_by == "reference":
         return rms_norm_reference(x, weight, eps=eps).to(x.dtype)
@@ -50,7 +50,7 @@ def add_rms_norm(
     Returns total and y, [..., d] in x's dtype; y is of the total as rounded to it.
     Raises BadInput where the shapes or dtypes do not fit.
     """
-    served_by = choose("add_rms_norm", x, backend, kernel=True)
+    served_by = choose("add_rms_norm", x, backend)
     _check("add_rms_norm", x, "weight", weight)
     if delta.shape != x.shape or delta.dtype != x.dtype:
         raise BadInput(
@@ -84,7 +84,7 @@ def layer_norm(
     Returns [..., d] in x's dtype; everything before the final cast is fp32.
     Raises BadInput where the shapes do not fit.
     """
-    served_by = choose("layer_norm", x, backend, kernel=True)
+    served_by = choose("layer_norm", x, backend)
     _check("layer_norm", x, "weight", weight)
     _check("layer_norm", x, "bias", bias)
     if served_by == "reference":

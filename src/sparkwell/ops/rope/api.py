@@ -27,7 +27,7 @@ def rope(
     Returns x's shape and dtype; angles and rotation are fp32, cast once (arXiv 2104.09864).
     Raises BadInput where the shapes do not fit or the positions are not integers.
     """
-    served_by = choose("rope", x, backend, kernel=True)
+    served_by = choose("rope", x, backend)
     if x.ndim not in (2, 3) or not x.is_floating_point():
         raise BadInput(f"rope: x is {tuple(x.shape)} {x.dtype}, want [T, h, d] or [T, d] floats")
     if positions.shape != x.shape[:1] or positions.dtype not in (torch.int64, torch.int32):

@@ -32,7 +32,7 @@ def greedy(logits: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
 
     Returns [B] int64.  Raises BadInput for another shape.
     """
-    served_by = choose("greedy", logits, backend, kernel=True)
+    served_by = choose("greedy", logits, backend)
     if logits.ndim != 2 or not logits.is_floating_point():
         raise BadInput(f"greedy: logits is {shown(logits)}, want float [B, V]")
     if served_by == "reference":
@@ -62,7 +62,7 @@ def sample(
     Raises BadInput where the counts do not fit; the reference also where a row cannot be sampled
     or, as on the CPU, a uniform is none (elsewhere nothing waits: such a row gives -1).
     """
-    served_by = choose("sample", logits, backend, kernel=True)
+    served_by = choose("sample", logits, backend)
     counts = {len(rows), len(histories), *uniforms.shape}
     if logits.ndim != 2 or uniforms.ndim != 1 or counts != {len(logits)}:
         raise BadInput(
@@ -96,7 +96,7 @@ def draw(
     be sorted are left to torch on every device.
     Raises BadInput where shapes or dtypes do not fit.
     """
-    served_by = choose("draw", x, backend, kernel=True)
+    served_by = choose("draw", x, backend)
     fits = x.ndim == 2 and table.shape == (len(x), COLUMNS)
     if not fits or x.dtype != torch.float32 or table.dtype != torch.float64:
         raise BadInput(
@@ -123,7 +123,7 @@ def logprobs(
     logprobs [B, top] fp32.  Raises BadInput where the shapes do not fit; the reference also for an
     id outside the vocabulary (elsewhere one below 0 counts as 0, nothing waits for a larger one).
     """
-    served_by = choose("logprobs", logits, backend, kernel=True)
+    served_by = choose("logprobs", logits, backend)
     if logits.ndim != 2 or ids.shape != logits.shape[:1] or not 0 <= top <= logits.shape[1]:
         raise BadInput(
             f"logprobs: logits is {tuple(logits.shape)}, ids {tuple(ids.shape)} and top {top}, "
