@@ -3,7 +3,7 @@
 LOGITS = "ops/indexer/kernels/logits.py"
 TILED = "ops/indexer/kernels/tiled.py"
 SCHEDULE = "ops/indexer/schedule.py"
-TESTS = ["tests/kernels", "-k", "index_"]
+TESTS = ["tests/kernels", "-k", "index"]
 MUTANTS = [
     (LOGITS, "dots = tl.maximum(dots, 0.0) * weight[:, None]", "dots = dots * weight[:, None]"),
     (LOGITS, ") * (WIDENED * WIDENED)  # fmt: skip", ") * WIDENED  # fmt: skip"),
