@@ -102,12 +102,15 @@ def select_keys(
     rows = len(q)
     columns = block_table.shape[1] * cache.page_size
     columns = columns if max_context_len is None else min(columns, max_context_len)
-    q, weights, request, visible = prepared(q, weights, query_start, context_lens, fp8_query)
-    if fp8_query and cache.record.fields[0].dtype != torch.float8_e4m3fn:
-        q = q.float()
-    if columns <= topk:
+    scored = columns > topk
+    q, weights, request, visible = prepared(
+        q, weights, query_start, context_lens, fp8_query and scored
+    )
+    if not scored:
         wide = torch.arange(topk, device=q.device, dtype=torch.int32)
         return torch.where(wide < visible.clamp(max=columns)[:, None], wide, -1).int()
+    if fp8_query and cache.record.fields[0].dtype != torch.float8_e4m3fn:
+        q = q.float()
     out = torch.empty(rows, topk, dtype=torch.int32, device=q.device)
     step = max(1, min(rows, SCORE_BYTES // (4 * columns)))
     scratch = torch.empty(step, columns, dtype=torch.float32, device=q.device)
