@@ -32,10 +32,11 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     # Keys rounded to bfloat16: 2^-9 of the size of a score's terms, whose sum may cancel.
     ("lse", "bf16"): Tolerance(3e-3, 2**-6, 1e-5),
     ("indexer", "fp32"): Tolerance(1e-5, 1e-5, 1e-9),
-    # Scores of FP8 operands are sums over heads of size 50 to 100 that cancel.  Hopper's FP8 units
-    # cut sums of 32 products to 13 bits: 0.12 of 200 seen, a gap of 5e-9; DeepGEMM's own tests
-    # allow 5e-6.
-    ("indexer", "fp8"): Tolerance(0.3, 1e-5, 1e-7),
+    # Scores of FP8 operands are sums over heads of size 50 to 100 that cancel.
+    ("indexer", "fp8"): Tolerance(5e-4, 1e-5, 1e-7),
+    # Hopper's FP8 units cut sums of 32 products to 13 bits: 0.12 of 200 seen, a gap of 5e-9;
+    # DeepGEMM's own tests allow 5e-6.
+    ("indexer", "fp8-units"): Tolerance(0.3, 1e-5, 1e-7),
     ("logits", "fp32"): Tolerance(1e-4, 0.0, 1e-8),
 }
 

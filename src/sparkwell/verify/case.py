@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from sparkwell.hardware.targets import Feature
 from sparkwell.ops import OPS
+from sparkwell.ops.device import device_of
+from sparkwell.ops.launch import interpreting
 from sparkwell.testing import assert_matches
 
 Inputs = dict[str, Any]  # keyword arguments of the public op
@@ -129,4 +132,9 @@ class Case:
             assert_matches(g, w.to(g.device), *limit, label=f"{self.op} {self.name} [{i}]")
 
 
-__all__ = ["Case", "Inputs", "Maker", "Timing"]
+def computes_with(device: torch.device, feature: Feature) -> bool:
+    """Whether kernels for `device` run on hardware that has `feature`; an interpreter has none."""
+    return not interpreting() and not device_of(device).target.missing(feature)
+
+
+__all__ = ["Case", "Inputs", "Maker", "Timing", "computes_with"]

@@ -8,11 +8,13 @@ import torch
 
 from sparkwell.formats.kv import index_key_record
 from sparkwell.formats.paged import PagedCache
+from sparkwell.hardware.targets import Feature
 from sparkwell.ops.indexer import index_scores_reference, quantize_index_query
-from sparkwell.verify.case import Case, Inputs, Maker
+from sparkwell.testing import assert_matches
+from sparkwell.verify.case import Case, Inputs, Maker, computes_with
 
 NEAR = 2e-5  # scores this close, relative to the row's largest, may swap places
-NEAR_FP8 = 1e-3  # on a GPU, whose FP8 units cut sums to 13 bits
+NEAR_CUT = 1e-3  # where FP8 units cut sums to 13 bits
 
 
 def _e4m3(make: Maker, *shape: int) -> torch.Tensor:
@@ -97,8 +99,8 @@ def _check_select(inputs: Inputs, got: torch.Tensor, want: torch.Tensor) -> None
             assert kept == sorted(set(kept)), f"row {row} of {i}: not ascending, or twice"
             assert all(n < 0 for n in g[len(kept) :]), f"row {row} of {i}: -1 in the middle"
             ours, theirs = sorted(set(g) - set(x)), sorted(set(x) - set(g))
-            cut = inputs["fp8_query"] and scores.is_cuda
-            near = (NEAR_FP8 if cut else NEAR) * float(scores[row].abs().max()) if keys else 0.0
+            cut = inputs["fp8_query"] and computes_with(scores.device, Feature.FP8_MMA)
+            near = (NEAR_CUT if cut else NEAR) * float(scores[row].abs().max()) if keys else 0.0
             gaps = [
                 abs(float(scores[row, a] - scores[row, b]))
                 for a, b in zip(ours, theirs, strict=True)
@@ -207,14 +209,26 @@ def _topk_case(rows: int, columns: int, topk: int, kind: str, size: str = "small
     return Case("topk_select", f"{kind}-{rows}x{columns}-top{topk}", make, size, check=_equal)
 
 
+def _close(inputs: Inputs, got: torch.Tensor, want: torch.Tensor, *, fp8: bool) -> None:
+    """Scores as close as the units that add them up."""
+    cut = fp8 and computes_with(inputs["q"].device, Feature.FP8_MMA)
+    kind = "fp8-units" if cut else "fp8" if fp8 else "fp32"
+    assert_matches(got, want.to(got.device), "indexer", kind, label="index logits")
+
+
 def _ragged_case(name: str, size: str = "small", **sizes: Any) -> Case:
-    limits = (("indexer", "fp8" if sizes["fp8"] else "fp32"),)
-    return Case("index_logits", name, partial(_ragged, **sizes), size, limits)
+    check = partial(_close, fp8=sizes["fp8"])
+    return Case("index_logits", name, partial(_ragged, **sizes), size, check=check)
 
 
 def _paged_case(name: str, size: str = "small", **sizes: Any) -> Case:
-    limits = (("indexer", "fp8" if sizes["record"] == "fp8" else "fp32"),)
-    return Case("index_logits_paged", name, partial(_paged, **sizes), size, limits)
+    check = partial(_close, fp8=sizes["record"] == "fp8")
+    return Case("index_logits_paged", name, partial(_paged, **sizes), size, check=check)
+
+
+def _decode_case(name: str, **sizes: Any) -> Case:
+    check = partial(_close, fp8=True)
+    return Case("index_logits_paged", name, partial(_decode, **sizes), "model", check=check)
 
 
 CASES: tuple[Case, ...] = (
@@ -340,33 +354,9 @@ CASES: tuple[Case, ...] = (
     _ragged_case(
         "prefill-h64", "model", rows=256, keys=4096, heads=64, d=128, fp8=True, width=None
     ),
-    Case(
-        "index_logits_paged",
-        "decode-h32",
-        partial(_decode, requests=16, keys=4096, heads=32),
-        "model",
-        (("indexer", "fp8"),),
-    ),
-    Case(
-        "index_logits_paged",
-        "decode-h32-page16",
-        partial(_decode, requests=5, keys=4000, heads=32, page_size=16),
-        "model",
-        (("indexer", "fp8"),),
-    ),
-    Case(
-        "index_logits_paged",
-        "decode-h128-page16",
-        partial(_decode, requests=2, keys=4000, heads=128, page_size=16),
-        "model",
-        (("indexer", "fp8"),),
-    ),
-    Case(
-        "index_logits_paged",
-        "decode-h64",
-        partial(_decode, requests=3, keys=4000, heads=64),
-        "model",
-        (("indexer", "fp8"),),
-    ),
+    _decode_case("decode-h32", requests=16, keys=4096, heads=32),
+    _decode_case("decode-h32-page16", requests=5, keys=4000, heads=32, page_size=16),
+    _decode_case("decode-h128-page16", requests=2, keys=4000, heads=128, page_size=16),
+    _decode_case("decode-h64", requests=3, keys=4000, heads=64),
     _topk_case(64, 131072, 2048, "ties", "model"),
 )

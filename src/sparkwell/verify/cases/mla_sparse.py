@@ -9,10 +9,8 @@ import torch
 from sparkwell.formats.kv import latent_record
 from sparkwell.formats.paged import PagedCache
 from sparkwell.hardware.targets import Feature
-from sparkwell.ops.device import device_of
-from sparkwell.ops.launch import interpreting
 from sparkwell.testing import assert_matches
-from sparkwell.verify.case import Case, Inputs, Maker
+from sparkwell.verify.case import Case, Inputs, Maker, computes_with
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -91,9 +89,7 @@ def record_width(s: Shape) -> int:
 def _rounds(s: Shape, device: torch.device) -> bool:
     """Whether FP8 latents become BF16, as `ops/mla/kernels/gathered.py` has it."""
     usual = (s.record, s.query, s.rank, s.rope, s.d_v) == ("fp8", "bf16", 512, 64, 512)
-    if interpreting() or not usual or s.heads <= 16:
-        return False
-    return not device_of(device).target.missing(Feature.WGMMA)
+    return usual and s.heads > 16 and computes_with(device, Feature.WGMMA)
 
 
 def _check(
