@@ -9,9 +9,9 @@ PLAN = "ops/mla/plan.py"
 TESTS = ["tests/kernels/test_cases.py", "-k", "mla_sparse"]
 MUTANTS = [
     (GROUPED, 's = tl.where(ok[None, :], s, -float("inf"))', "s = s + 0.0"),
-    (GROUPED, "inverse = _inverse(unit_new)", "inverse = _inverse(unit)"),
+    (GROUPED, "inverse = inverse_of(unit_new)", "inverse = inverse_of(unit)"),
     (GROUPED, "keep = (unit * inverse)[:, None, None] * fade", "keep = fade"),
-    (GROUPED, "row_scale = scale * LOG2_E * _power_of_two(largest)", "row_scale = scale * LOG2_E"),
+    (GROUPED, "row_scale = scale * LOG2_E * power_of_two(largest)", "row_scale = scale * LOG2_E"),
     (GROUPED, "q_rope = q_rope * to_unit[None, :, None]", "q_rope = q_rope * 1.0"),
     (
         GROUPED,

@@ -16,13 +16,13 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from sparkwell.ops.launch import launch
+from sparkwell.ops.mla.kernels.finish import finish
 
 STAGES: gl.constexpr = gl.constexpr(2)
 RANK: gl.constexpr = gl.constexpr(512)
 ROPE: gl.constexpr = gl.constexpr(64)
 CHUNK: gl.constexpr = gl.constexpr(64)  # columns of a part that one product takes
 LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
-LN2: gl.constexpr = gl.constexpr(0.6931471805599453)
 
 
 @gluon.constexpr_function
@@ -182,21 +182,14 @@ def finish_and_store(
     out_ptr, lse_ptr, max_ptr, sink_ptr, o, m, l, part, head0, heads,  # noqa: E741
     SPLITS: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
-    """As `finish.finish`, and the stores."""
+    """`finish`, and the stores."""
     HEADS: gl.constexpr = m.shape[1]
     PARTS: gl.constexpr = o[0].shape[0]
-    weight = gl.where(l == 0.0, 0.0, 1.0 / l)
-    lse = gl.where(l == 0.0, float("-inf"), m + gl.log2(l))
     h = (head0 + gl.arange(0, HEADS, gl.SliceLayout(0, gl.SliceLayout(2, layout))))[None, :]
-    if SPLITS == 1:
-        lse = gl.where(l == 0.0, float("inf"), lse * LN2)
-        m = m * LN2
-        if sink_ptr is not None:
-            sink = gl.load(sink_ptr + h, mask=h < heads, other=0.0).to(gl.float32)
-            weight = weight * gl.where(l == 0.0, 0.0, 1.0 / (1.0 + gl.exp(sink - lse)))
+    weight, lse, largest = finish(l, m, sink_ptr, h, heads, SPLITS)
     row = part * heads + h
     gl.store(lse_ptr + row, lse, mask=h < heads)
-    gl.store(max_ptr + row, m, mask=h < heads)
+    gl.store(max_ptr + row, largest, mask=h < heads)
     to = out_ptr + gl.expand_dims(row, 2) * RANK + columns_of(PARTS, RANK // PARTS, CHUNK, layout)
     weight = gl.expand_dims(weight, 2)
     mask = gl.expand_dims(h < heads, 2)

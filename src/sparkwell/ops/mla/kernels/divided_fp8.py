@@ -28,10 +28,10 @@ from sparkwell.ops.mla.kernels.divided import (
     scores_of,
     start_copy,
 )
+from sparkwell.ops.mla.kernels.powers import TINY, inverse_of, power_of_two
 
 GROUPS: gl.constexpr = gl.constexpr(4)  # of 128 columns, each with its own scale
 RECORD: gl.constexpr = gl.constexpr(RANK // 4 + GROUPS + ROPE // 2)  # 4-byte words
-TINY: gl.constexpr = gl.constexpr(2.0**-100)  # smallest power of two that stands for a scale
 SHIFTED: gl.constexpr = gl.constexpr(256.0)  # undoes what `shift` leaves
 
 _CONVERT = gl.constexpr("""
@@ -69,19 +69,6 @@ def _blocks(parts, rows, columns):
     order += [[1 << i, 0, 0] for i in range(parts.bit_length() - 1)]
     order += [[0, 0, 1 << i] for i in range(3, columns.bit_length() - 1)]
     return gl.SharedLinearLayout(order)
-
-
-@gluon.jit
-def _power_of_two(x):
-    """The smallest power of two that is not below x >= 0, at least TINY."""
-    bits = (x.to(gl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000
-    return gl.maximum(bits.to(gl.float32, bitcast=True), TINY)
-
-
-@gluon.jit
-def _inverse(power):
-    """1 / power, exact for a power of two."""
-    return (0x7F000000 - power.to(gl.int32, bitcast=True)).to(gl.float32, bitcast=True)
 
 
 @gluon.jit
@@ -173,8 +160,8 @@ def _output(o, units, fade, p_a, p_b, k, scales, first, layout: gl.constexpr):
     for i in gl.static_range(EACH):
         f_a = scales.index(first + i).slice(0, HALF, 1).load(of_f).to(gl.float32, bitcast=True)
         f_b = scales.index(first + i).slice(HALF, HALF, 1).load(of_f).to(gl.float32, bitcast=True)
-        unit = gl.maximum(units[i], _power_of_two(gl.max(gl.maximum(f_a, f_b), 1)))
-        inverse = _inverse(unit)
+        unit = gl.maximum(units[i], power_of_two(gl.max(gl.maximum(f_a, f_b), 1)))
+        inverse = inverse_of(unit)
         keep = fade * gl.expand_dims(gl.expand_dims(units[i] * inverse, 1), 1)
         w_a = _weights(p_a, f_a * inverse[:, None], left)
         w_b = _weights(p_b, f_b * inverse[:, None], left)
@@ -235,8 +222,8 @@ def divided_fp8_kernel(
             q_row + i * CHUNK, head0, heads, stride_q_h, HEADS, PARTS, WIDE, CHUNK, copy_q
         )
         largest = gl.maximum(largest, gl.max(gl.max(gl.abs(x.to(gl.float32)), 2), 0))
-    power = _power_of_two(largest)
-    to_unit = gl.expand_dims(_inverse(power)[None, :], 2)
+    power = power_of_two(largest)
+    to_unit = gl.expand_dims(inverse_of(power)[None, :], 2)
     q = ()
     for i in gl.static_range(WIDE // CHUNK):
         x = queries_of(

@@ -15,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from sparkwell.ops.mla.kernels.finish import finish
 from sparkwell.ops.mla.kernels.records import (
     KEYS,
     RANK,
@@ -33,7 +34,6 @@ WARPS: gl.constexpr = gl.constexpr(4)  # that gather
 CONSUMER_REGS: gl.constexpr = gl.constexpr(192)
 PRODUCER_REGS: gl.constexpr = gl.constexpr(120)
 LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
-LN2: gl.constexpr = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit
@@ -73,20 +73,13 @@ def _multiply(
         o = warpgroup_mma_wait(0, deps=[o])
         mbarrier.arrive(free.index(stage), count=1)
 
-    weight = gl.where(l == 0.0, 0.0, 1.0 / l)
-    lse = gl.where(l == 0.0, float("-inf"), m + gl.log2(l))
     head0, t, split = place(heads, HEADS)
     h = head0 + gl.arange(0, HEADS, of_s)
-    if SPLITS == 1:
-        lse = gl.where(l == 0.0, float("inf"), lse * LN2)
-        m = m * LN2
-        if sink_ptr is not None:
-            sink = gl.load(sink_ptr + h, mask=h < heads, other=0.0).to(gl.float32)
-            weight = weight * gl.where(l == 0.0, 0.0, 1.0 / (1.0 + gl.exp(sink - lse)))
+    weight, lse, largest = finish(l, m, sink_ptr, h, heads, SPLITS)
     row = (t * SPLITS + split) * heads
     if SIDE == 0:
         gl.store(lse_ptr + row + h, lse, mask=h < heads)
-        gl.store(max_ptr + row + h, m, mask=h < heads)
+        gl.store(max_ptr + row + h, largest, mask=h < heads)
     h = head0 + gl.arange(0, HEADS, of_o)
     o = o * gl.convert_layout(weight, of_o)[:, None]
     c = SIDE * half + gl.arange(0, half, gl.SliceLayout(0, o_layout))

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from sparkwell.ops.mla.kernels.finish import finish
 from sparkwell.ops.mla.kernels.keys import key_list, key_offsets
+from sparkwell.ops.mla.kernels.powers import TINY, inverse_of, power_of_two
 from sparkwell.ops.mla.kernels.unpack import (
     SHIFT_SCALE,
     even_odd,
@@ -23,20 +24,6 @@ from sparkwell.ops.mla.kernels.unpack import (
 
 GROUP = tl.constexpr(128)  # latent columns per FP8 scale
 LOG2_E = tl.constexpr(1.4426950408889634)
-TINY = tl.constexpr(2.0**-100)  # smallest power of two that stands for a scale
-
-
-@triton.jit
-def _power_of_two(x):
-    """The smallest power of two that is not below x >= 0, at least TINY."""
-    bits = (x.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000
-    return tl.maximum(bits.to(tl.float32, bitcast=True), TINY)
-
-
-@triton.jit
-def _inverse(power):
-    """1 / power, exact for a power of two."""
-    return (0x7F000000 - power.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -67,11 +54,11 @@ def grouped_kernel(
         q_a = tl.load(q_row + g * GROUP + column, mask=of_head, other=0.0).to(tl.float32)
         q_b = tl.load(q_row + g * GROUP + column + apart, mask=of_head, other=0.0).to(tl.float32)
         largest = tl.max(tl.max(tl.maximum(tl.abs(q_a), tl.abs(q_b)), 2), 0)  # [BLOCK_H]
-        to_unit = _inverse(_power_of_two(largest))
+        to_unit = inverse_of(power_of_two(largest))
         q_a = (q_a * to_unit[None, :, None]).to(tl.float16)
         q_b = (q_b * to_unit[None, :, None]).to(tl.float16)
         q_rope = q_rope * to_unit[None, :, None]
-        row_scale = scale * LOG2_E * _power_of_two(largest)
+        row_scale = scale * LOG2_E * power_of_two(largest)
     else:
         q = tl.load(q_row + g * GROUP + c, mask=of_head, other=0.0).to(tl.float32)
         q_a = q.to(tl.bfloat16)
@@ -127,8 +114,8 @@ def grouped_kernel(
         l = l * fade + tl.sum(p, 1)  # noqa: E741
         m = m_new
         if FP8:
-            unit_new = tl.maximum(unit, _power_of_two(tl.max(factor, 1)))
-            inverse = _inverse(unit_new)
+            unit_new = tl.maximum(unit, power_of_two(tl.max(factor, 1)))
+            inverse = inverse_of(unit_new)
             keep = (unit * inverse)[:, None, None] * fade[None, :, None]
             unit = unit_new
             weight = (p[None, :, :] * (factor * inverse[:, None])[:, None, :]).to(tl.float16)

@@ -22,6 +22,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from sparkwell.ops.launch import launch
 from sparkwell.ops.mla.kernels.dense import find_tile
+from sparkwell.ops.mla.kernels.finish import finish
 
 PAIRS: gl.constexpr = gl.constexpr(64)  # of a block: a wgmma's rows
 KEYS: gl.constexpr = gl.constexpr(64)  # of a tile
@@ -30,7 +31,6 @@ RANK: gl.constexpr = gl.constexpr(512)
 ROPE: gl.constexpr = gl.constexpr(64)
 HALF: gl.constexpr = gl.constexpr(256)  # output columns of a group
 LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
-LN2: gl.constexpr = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit
@@ -121,15 +121,11 @@ def _multiply(
         o = warpgroup_mma_wait(0, deps=[o])
         mbarrier.arrive(free.index(stage), count=1)
 
-    weight = gl.where(l == 0.0, 0.0, 1.0 / l)
-    lse = gl.where(l == 0.0, float("-inf"), m + gl.log2(l))
-    if SPLITS == 1:
-        lse = gl.where(l == 0.0, float("inf"), lse * LN2)
-        m = m * LN2
+    weight, lse, largest = finish(l, m, None, h, heads, SPLITS)
     if GROUP == 0:
         row = ((t0 + i).to(gl.int64) * SPLITS + split) * heads + h
         gl.store(lse_ptr + row, lse, mask=i < rows)
-        gl.store(max_ptr + row, m, mask=i < rows)
+        gl.store(max_ptr + row, largest, mask=i < rows)
     i, h = _pairs(tile, heads, of_o)
     row = ((t0 + i).to(gl.int64) * SPLITS + split) * heads + h
     o = o * gl.convert_layout(weight, of_o)[:, None]

@@ -17,6 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from sparkwell.ops.mla.kernels.finish import finish
 from sparkwell.ops.mla.kernels.records import (
     KEYS,
     RANK,
@@ -33,7 +34,6 @@ from sparkwell.ops.mla.kernels.records import (
 WIDENING_REGS: gl.constexpr = gl.constexpr(144)
 COPYING_REGS: gl.constexpr = gl.constexpr(136)
 LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
-LN2: gl.constexpr = gl.constexpr(0.6931471805599453)
 
 
 @gluon.jit
@@ -70,20 +70,12 @@ def _multiply(
         o = warpgroup_mma_wait(0, deps=[o])
         mbarrier.arrive(free.index(stage), count=1)
 
-    total = gl.sum(l, 0)
-    weight = gl.where(total == 0.0, 0.0, 1.0 / total)
-    lse = gl.where(total == 0.0, float("-inf"), m + gl.log2(total))
     head0, t, split = place(heads, HEADS)
     h = head0 + gl.arange(0, HEADS, of_head)
-    if SPLITS == 1:
-        lse = gl.where(total == 0.0, float("inf"), lse * LN2)
-        m = m * LN2
-        if sink_ptr is not None:
-            sink = gl.load(sink_ptr + h, mask=h < heads, other=0.0).to(gl.float32)
-            weight = weight * gl.where(total == 0.0, 0.0, 1.0 / (1.0 + gl.exp(sink - lse)))
+    weight, lse, largest = finish(gl.sum(l, 0), m, sink_ptr, h, heads, SPLITS)
     row = (t * SPLITS + split) * heads + h
     gl.store(lse_ptr + row, lse, mask=h < heads)
-    gl.store(max_ptr + row, m, mask=h < heads)
+    gl.store(max_ptr + row, largest, mask=h < heads)
     c = gl.arange(0, RANK, gl.SliceLayout(1, layout))
     to = out_ptr + row[None, :] * RANK + c[:, None]
     o = o * weight[None, :]
