@@ -18,6 +18,7 @@ from sparkwell.ops.mla.kernels.exact import exact_kernel
 from sparkwell.ops.mla.kernels.finish import merge_kernel
 from sparkwell.ops.mla.kernels.gathered import run_gathered
 from sparkwell.ops.mla.kernels.grouped import grouped_kernel
+from sparkwell.ops.mla.kernels.narrow import run_narrow
 from sparkwell.ops.mla.kernels.specialized import run_specialized
 from sparkwell.ops.mla.kernels.turned import run_turned
 from sparkwell.ops.mla.schedule import EXACT_COLUMNS, GROUP, TABLE, Problem, Schedule, shared
@@ -42,6 +43,7 @@ _RUNS = {
     "divided": run_divided,
     "divided-fp8": run_divided_fp8,
     "gathered": run_gathered,
+    "narrow": run_narrow,
     "specialized": run_specialized,
     "turned": run_turned,
 }
@@ -228,7 +230,7 @@ def plan_mla(
 def _splits(p: Problem, s: Schedule, gpu: Device, requests: int) -> int:
     """Blocks that share a query's keys: enough to fill the GPU once, none without a tile."""
     blocks = p.rows * triton.cdiv(p.heads, s.block_h)
-    dense = s.algorithm in ("specialized", "dense")
+    dense = s.algorithm in ("specialized", "narrow", "dense")
     if dense:
         blocks = requests * triton.cdiv(p.pairs, s.block_h)
     room = gpu.sms * s.blocks // max(1, blocks)
@@ -240,7 +242,7 @@ def _interpretable(choice: Choice) -> Choice:
     """Triton's interpreter runs each kernel whose warps have roles in a plain form."""
     if not interpreting() or choice.schedule.algorithm not in _RUNS:
         return choice
-    if choice.schedule.algorithm == "specialized":
+    if choice.schedule.algorithm in ("specialized", "narrow"):
         schedule = replace(choice.schedule, algorithm="dense")
     else:
         schedule = replace(choice.schedule, algorithm="grouped", block_h=16, block_n=32)

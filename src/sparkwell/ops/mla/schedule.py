@@ -36,9 +36,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Schedule:
-    """algorithm: "grouped", "divided", "divided-fp8", "exact", "specialized" (whole contexts) or "gathered" (lists).
+    """algorithm: "grouped", "divided", "divided-fp8", "exact"; of whole contexts "specialized" or "narrow", of lists
+    "gathered" or "turned".
 
-    A block takes block_h heads (specialized: pairs of a row and a head) and block_n keys at a time.
+    A block takes block_h heads (of whole contexts: pairs of a row and a head) and block_n keys at a time.
 
     stages: of the key loop; the indices take two of them.  blocks: that one SM runs at a time, for
     sharing the keys of few queries among several blocks.
@@ -66,9 +67,9 @@ def _grouped(p: Problem, record: str) -> bool:
 
 
 def _dense(p: Problem) -> bool:
-    """More pairs than the grouped kernel reads keys for at once; pages that whole tiles fill."""
+    """Whole contexts in pages that whole tiles fill."""
     same = p.record == p.query == "bf16" and (p.rank, p.rope, p.d_v) == (512, 64, 512)
-    return p.paged and same and p.pairs > 16 and p.page_size % 64 == 0
+    return p.paged and same and p.page_size % 64 == 0
 
 
 def _lists(p: Problem) -> bool:
@@ -97,12 +98,12 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
 
     The same on every target: the indices' own pipeline takes three of the stages.
     """
-    if s.algorithm == "specialized":
-        return 2 * (p.rank + p.rope) * (s.stages * s.block_n + s.block_h)
-    if s.algorithm in ("gathered", "turned"):
-        weights = s.block_n * s.block_h if s.algorithm == "turned" else 0
-        masks = s.stages * s.block_n
-        return 2 * ((p.rank + p.rope) * (s.stages * s.block_n + s.block_h) + weights + masks)
+    if s.algorithm in ("specialized", "narrow", "gathered", "turned"):
+        weights = s.block_n * s.block_h
+        masks = s.stages * s.block_n if s.algorithm in ("gathered", "turned") else 0
+        exchanged = 8 * s.block_h if s.algorithm in ("specialized", "gathered") else 0
+        tiles = (p.rank + p.rope) * (s.stages * s.block_n + s.block_h)
+        return 2 * (tiles + weights + masks) + exchanged
     if s.algorithm in ("divided", "divided-fp8"):
         rest = 4 * s.block_n * 16 * s.num_warps + 2 * s.block_h * p.rope  # shares of the scores
         if s.algorithm == "divided":
@@ -127,13 +128,14 @@ def _power_of_two(n: int) -> int:
 _FP8 = "FP8 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _BF16 = "BF16 caches, 16-bit queries, a latent of 256 or 512, d_v = rank"
 _ANY = "a latent of at most 1024"
-_DENSE = "whole contexts, pages of 64 n, BF16, widths 512 + 64, rows x heads of a request > 16"
+_DENSE = "whole contexts, pages of 64 n, BF16, widths 512 + 64"
+_FEW = _DENSE + ", rows x heads of a request at most {}"
 _LISTS = (
     "lists of slots, BF16 queries, FP8 or BF16 records at multiples of 16 bytes, widths 512 + 64"
 )
 _MANY = "BF16 queries, {} records at multiples of 16 bytes, widths 512 + 64, more than {} heads, rows x heads x keys > 2^20"
 _G, _D, _X, _S, _L, _T = "grouped", "divided", "exact", "specialized", "gathered", "turned"
-_W = "divided-fp8"
+_N, _W = "narrow", "divided-fp8"
 _ROOM = EVERY - {100, 103}  # there a register or two are too few
 _WGMMA = frozenset({90})
 # fmt: off
@@ -145,6 +147,8 @@ TABLE: tuple[Row, ...] = (
     Row("fp8-divided",   Schedule(_W, 64, 32, 8, 2, 1),  _ROOM, lambda p: _divided(p, "fp8", 32), _MANY.format("FP8", 32), HMMA),
     Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
     Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
+    Row("narrow-16",     Schedule(_N, 16, 64, 4, 2, 1),  _WGMMA, lambda p: _dense(p) and p.pairs <= 16, _FEW.format(16), HGMMA),
+    Row("narrow-32",     Schedule(_N, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _dense(p) and p.pairs <= 32, _FEW.format(32), HGMMA),
     Row("specialized",   Schedule(_S, 64, 64, 4, 2, 1),  _WGMMA, _dense, _DENSE, HGMMA),
     Row("bf16-divided",  Schedule(_D, 64, 32, 8, 2, 1),  EVERY, lambda p: _divided(p, "bf16", 32), _MANY.format("BF16", 32), HMMA),
     Row("bf16-divided-32", Schedule(_D, 32, 32, 8, 2, 1), EVERY, lambda p: _divided(p, "bf16", 16), _MANY.format("BF16", 16), HMMA),

@@ -82,6 +82,8 @@ CASES: tuple[Case, ...] = (
     _case("rows-before-the-context", Shape((4, 2), (2, 33), heads=3)),
     _case("hints", Shape((2, 2), (37, 64), heads=20, page_size=16, hint=True)),
     _case("whole-tiles", Shape((2, 1), (130, 140), heads=12, page_size=64, hint=True)),
+    _case("few-pairs", Shape((2, 0, 1), (130, 3, 64), heads=7, page_size=64, hint=True)),
+    _case("few-pairs-found", Shape((1, 3, 0), (65, 200, 5), heads=5, page_size=64)),
     _case("several-tiles", Shape((6,), (70,), heads=12, page_size=64, hint=True)),
     _case("packed-rows", Shape((3, 9, 0), (75, 70, 3), heads=12, page_size=64)),
     _case("wide-rows", Shape((3, 0, 1, 2), (150, 0, 64, 1), heads=40, page_size=64)),

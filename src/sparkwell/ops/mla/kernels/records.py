@@ -128,10 +128,30 @@ def _words(record, ok, first: gl.constexpr, tile: gl.constexpr):
     return gl.load(record[:, None] + (first + c)[None, :], mask=ok[:, None], other=0)
 
 
+@gluon.constexpr_function
+def _lanes(warps, columns, wide):
+    """How warps read `columns` words of 64 records; either way stores never meet in a bank.
+
+    Four lanes take 64 bytes of a record.  Wide: eight take 128, and a load touches four records
+    instead of eight, for registers that only a narrow consumer leaves.
+    """
+    if not wide:
+        return gl.BlockedLayout([1, 4], [8, 4], [warps, 1], [1, 0])
+    repeats = [[n, 0] for n in (16, 32) if n >= 4 * warps]
+    at = [[0, n if n < columns else 0] for n in (4, 8, 16)]
+    lanes = [at[0], at[1], [1, 0], at[2], [2, 0]]
+    of_warp = [[n, 0] for n in (4, 8, 16) if n < 4 * warps]
+    return gl.DistributedLinearLayout(
+        [[0, 1], [0, 2], *repeats], lanes, of_warp, [], [KEYS.value, columns]
+    )
+
+
 @gluon.jit
-def _scales(record, ok, tile: gl.constexpr):
+def _scales(record, ok, tile: gl.constexpr, four: gl.constexpr):
     """The four scales of each record: they are 16 bytes, one load."""
-    c = gl.arange(0, GROUPS, gl.SliceLayout(0, tile))
+    record = gl.convert_layout(record, gl.SliceLayout(1, four), assert_trivial=True)
+    ok = gl.convert_layout(ok, gl.SliceLayout(1, four), assert_trivial=True)
+    c = gl.arange(0, GROUPS, gl.SliceLayout(0, four))
     x = gl.load(record[:, None] + (RANK // 4 + c)[None, :], mask=ok[:, None], other=0)
     even, odd = gl.split(x.to(gl.float32, bitcast=True).reshape([KEYS, 2, 2]))
     f0, f2 = gl.split(even)
@@ -156,27 +176,25 @@ def _group(k, x, factor, g: gl.constexpr):
 @gluon.jit
 def widen_records(
     pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-    PAGE: gl.constexpr, WARPS: gl.constexpr, START: gl.constexpr, STEP: gl.constexpr,
+    PAGE: gl.constexpr, WARPS: gl.constexpr, WIDE: gl.constexpr,
 ):  # fmt: skip
-    """The same of FP8 records, as BF16; the next tile is asked for before this one is done.
-
-    Four lanes read 64 bytes of a record, so what they write never meets in a bank.
-    """
-    tile: gl.constexpr = gl.BlockedLayout([1, 4], [8, 4], [WARPS, 1], [1, 0])
+    """The same of FP8 records, as BF16; the next tile is asked for before this one is done."""
+    tile: gl.constexpr = _lanes(WARPS, GROUP // 4, WIDE)
+    four: gl.constexpr = _lanes(WARPS, GROUPS, WIDE)
     of_key: gl.constexpr = gl.SliceLayout(1, tile)
     tall: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, RANK // 2], gl.int32)
     thin: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, ROPE // 2], gl.int32)
     width: gl.constexpr = GROUP // 4
-    after = _slots(names, first + START * KEYS, last, of_key)
+    after = _slots(names, first, last, of_key)
     record, ok = _records(pages, after, limit, page_stride, PAGE, RECORD)
-    f0, f1, f2, f3 = _scales(record, ok, tile)
+    f0, f1, f2, f3 = _scales(record, ok, tile, four)
     x0 = _words(record, ok, 0, tile)
     x1 = _words(record, ok, width, tile)
     x2 = _words(record, ok, 2 * width, tile)
     x3 = _words(record, ok, 3 * width, tile)
     r = 4 * width + GROUPS + gl.arange(0, ROPE // 2, gl.SliceLayout(0, tile))
-    after = _slots(names, first + (START + STEP) * KEYS, last, of_key)
-    for i in range(START, count, STEP):
+    after = _slots(names, first + KEYS, last, of_key)
+    for i in range(count):
         stage, turn = i % STAGES, (i // STAGES) & 1
         mbarrier.wait(free.index(stage), turn ^ 1)
         masks.index(stage).store(gl.where(ok, 0.0, float("-inf")).to(gl.bfloat16))
@@ -195,8 +213,8 @@ def widen_records(
         mbarrier.arrive(ready.index(stage), count=1)
         x2 = _words(record, ok, 2 * width, tile)
         x3 = _words(record, ok, 3 * width, tile)
-        f0, f1, f2, f3 = _scales(record, ok, tile)
-        after = _slots(names, first + (i + 2 * STEP) * KEYS, last, of_key)
+        f0, f1, f2, f3 = _scales(record, ok, tile, four)
+        after = _slots(names, first + (i + 2) * KEYS, last, of_key)
 
 
 @gluon.jit

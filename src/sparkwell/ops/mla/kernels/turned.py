@@ -117,7 +117,7 @@ def turned_kernel(
             )),
             (widen_records, (
                 pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
-                PAGE, 8, 0, 1,
+                PAGE, 8, True,
             )),
         ], [8], [WIDENING_REGS])  # fmt: skip
     else:
