@@ -79,8 +79,11 @@ def _lists(p: Problem) -> bool:
 
 
 def _few_or_narrow(p: Problem) -> bool:
-    """One row, whose tiles and heads are all on the GPU at once; or 16 heads that are not unpacked."""
-    narrow = p.record == "bf16" and p.heads <= 16
+    """At most 16 heads; or one row, whose tiles and heads are all on the GPU at once.
+
+    Few rows of FP8 records and few heads: the grouped kernel, which has less to begin with.
+    """
+    narrow = p.heads <= 16 and (p.record == "bf16" or p.rows >= 16)
     return _lists(p) and (narrow or (p.rows == 1 and 16 < p.heads <= 64))
 
 
@@ -103,6 +106,8 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         masks = s.stages * s.block_n if s.algorithm in ("gathered", "turned") else 0
         exchanged = 8 * s.block_h if s.algorithm in ("specialized", "gathered") else 0
         tiles = (p.rank + p.rope) * (s.stages * s.block_n + s.block_h)
+        if s.algorithm == "turned" and p.record == "fp8":
+            tiles += s.block_n * p.rope  # rotated keys have a stage more
         return 2 * (tiles + weights + masks) + exchanged
     if s.algorithm in ("divided", "divided-fp8"):
         rest = 4 * s.block_n * 16 * s.num_warps + 2 * s.block_h * p.rope  # shares of the scores
@@ -141,7 +146,7 @@ _WGMMA = frozenset({90})
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
-    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + "; one row of 17 to 64 heads, or BF16 records and at most 16", HGMMA),
+    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + "; at most 16 heads and BF16 records or 16 rows; or one row of 17 to 64 heads", HGMMA),
     Row("turned-32",     Schedule(_T, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 16 and (p.heads <= 32 or p.rows == 1), _LISTS + ", 17 to 32 heads, or one row", HGMMA),
     Row("gathered",      Schedule(_L, 64, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 32, _LISTS + ", more than 32 heads", HGMMA),
     Row("fp8-divided",   Schedule(_W, 64, 32, 8, 2, 1),  _ROOM, lambda p: _divided(p, "fp8", 32), _MANY.format("FP8", 32), HMMA),

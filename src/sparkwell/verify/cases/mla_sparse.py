@@ -89,7 +89,7 @@ def record_width(s: Shape) -> int:
 def _rounds(s: Shape, device: torch.device) -> bool:
     """Whether FP8 latents become BF16, as `ops/mla/kernels/gathered.py` has it."""
     usual = (s.record, s.query, s.rank, s.rope, s.d_v) == ("fp8", "bf16", 512, 64, 512)
-    return usual and s.heads > 16 and computes_with(device, Feature.WGMMA)
+    return usual and (s.heads > 16 or s.rows >= 16) and computes_with(device, Feature.WGMMA)
 
 
 def _check(

@@ -25,6 +25,16 @@ GROUP: gl.constexpr = gl.constexpr(128)  # latent columns of an FP8 scale
 GROUPS: gl.constexpr = gl.constexpr(4)
 RECORD: gl.constexpr = gl.constexpr(164)  # words of an FP8 record
 
+# Asks for a line of memory to be brought to the L2.
+_PREFETCH = gl.constexpr("""
+{
+.reg .pred p;
+setp.ne.s32 p, $2, 0;
+@p prefetch.global.L2 [$1];
+mov.u32 $0, 0;
+}
+""")
+
 # Four e4m3 times a scale, as four BF16.
 _WIDEN = gl.constexpr("""
 {
@@ -90,10 +100,9 @@ def _records(pages, slot, limit, page_stride, PAGE: gl.constexpr, STRIDE: gl.con
 
 
 @gluon.jit
-def _wait_for_copies():
+def _wait_for_copies(PENDING: gl.constexpr):
     """Copies that pass no register are fenced by who asked for them: once, not by every reader."""
-    async_copy.commit_group()
-    async_copy.wait_group(0)
+    async_copy.wait_group(PENDING)
     fence_async_shared()
 
 
@@ -115,8 +124,9 @@ def copy_records(
         mbarrier.wait(free.index(stage), turn ^ 1)
         async_copy.async_load(ks.index(stage), record + c[None, :], mask=ok[:, None])
         async_copy.async_load(rs.index(stage), record + RANK + r[None, :], mask=ok[:, None])
+        async_copy.commit_group()
         masks.index(stage).store(gl.where(ok, 0.0, float("-inf")).to(gl.bfloat16))
-        _wait_for_copies()
+        _wait_for_copies(0)
         mbarrier.arrive(ready.index(stage), count=1)
         slot = _slots(names, first + (i + STEP) * KEYS, last, of_key)
 
@@ -129,6 +139,14 @@ def _words(record, ok, first: gl.constexpr, tile: gl.constexpr):
 
 
 @gluon.constexpr_function
+def _records_of(warps):
+    """Bits of a record's number that a thread's registers and the warps have; lanes have two."""
+    return [[n, 0] for n in (16, 32) if n >= 4 * warps], [
+        [n, 0] for n in (4, 8, 16) if n < 4 * warps
+    ]
+
+
+@gluon.constexpr_function
 def _lanes(warps, columns, wide):
     """How warps read `columns` words of 64 records; either way stores never meet in a bank.
 
@@ -137,10 +155,9 @@ def _lanes(warps, columns, wide):
     """
     if not wide:
         return gl.BlockedLayout([1, 4], [8, 4], [warps, 1], [1, 0])
-    repeats = [[n, 0] for n in (16, 32) if n >= 4 * warps]
+    repeats, of_warp = _records_of(warps)
     at = [[0, n if n < columns else 0] for n in (4, 8, 16)]
     lanes = [at[0], at[1], [1, 0], at[2], [2, 0]]
-    of_warp = [[n, 0] for n in (4, 8, 16) if n < 4 * warps]
     return gl.DistributedLinearLayout(
         [[0, 1], [0, 2], *repeats], lanes, of_warp, [], [KEYS.value, columns]
     )
@@ -164,6 +181,39 @@ def _scales(record, ok, tile: gl.constexpr, four: gl.constexpr):
     return f0, f1, f2, f3
 
 
+@gluon.constexpr_function
+def _lines(warps, wide):
+    """Eight lines of 128 bytes for each of 64 records, a record's where `_lanes` has its words."""
+    if not wide:
+        return gl.BlockedLayout([1, 2], [8, 4], [warps, 1], [1, 0])
+    lanes = [[0, 1], [0, 2], [1, 0], [0, 4], [2, 0]]
+    repeats, of_warp = _records_of(warps)
+    return gl.DistributedLinearLayout(repeats, lanes, of_warp, [], [KEYS.value, 8])
+
+
+@gluon.jit
+def _prefetch(pages, slot, limit, page_stride, PAGE: gl.constexpr, lines: gl.constexpr):
+    """FP8 records to the L2, two tiles before they are stored: registers hold one tile at most."""
+    slot = gl.convert_layout(slot, gl.SliceLayout(1, lines), assert_trivial=True)
+    record, ok = _records(pages, slot, limit, page_stride, PAGE, RECORD)
+    word = gl.minimum(gl.arange(0, 8, gl.SliceLayout(0, lines)) * 32, RECORD - 1)
+    at = (record[:, None] + word[None, :]).to(gl.int64)
+    # Slots that are none ask for nothing: all of them together would ask for one line.
+    wanted = ok[:, None].to(gl.int32)
+    gl.inline_asm_elementwise(
+        _PREFETCH, "=r,l,r", [at, wanted], dtype=gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _copy_rotated(rs, n, record, ok, tile: gl.constexpr):
+    thin: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, ROPE // 2], gl.int32)
+    to = rs.index(n % rs.shape[0]).reinterpret(gl.int32, [KEYS, ROPE // 2], thin)
+    c = RANK // 4 + GROUPS + gl.arange(0, ROPE // 2, gl.SliceLayout(0, tile))
+    async_copy.async_load(to, record[:, None] + c[None, :], mask=ok[:, None])
+    async_copy.commit_group()
+
+
 @gluon.jit
 def _group(k, x, factor, g: gl.constexpr):
     """A group's latents times their scales to shared memory."""
@@ -178,12 +228,16 @@ def widen_records(
     pages, ks, rs, masks, ready, free, names, limit, page_stride, first, last, count,
     PAGE: gl.constexpr, WARPS: gl.constexpr, WIDE: gl.constexpr,
 ):  # fmt: skip
-    """The same of FP8 records, as BF16; the next tile is asked for before this one is done."""
+    """The same of FP8 records, as BF16; the next tile is asked for before this one is done.
+
+    Where rs has a stage more than ks, rotated keys are asked for a tile early too.
+    """
+    EARLY: gl.constexpr = rs.shape[0] > STAGES
     tile: gl.constexpr = _lanes(WARPS, GROUP // 4, WIDE)
     four: gl.constexpr = _lanes(WARPS, GROUPS, WIDE)
+    lines: gl.constexpr = _lines(WARPS, WIDE)
     of_key: gl.constexpr = gl.SliceLayout(1, tile)
     tall: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, RANK // 2], gl.int32)
-    thin: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, ROPE // 2], gl.int32)
     width: gl.constexpr = GROUP // 4
     after = _slots(names, first, last, of_key)
     record, ok = _records(pages, after, limit, page_stride, PAGE, RECORD)
@@ -192,29 +246,36 @@ def widen_records(
     x1 = _words(record, ok, width, tile)
     x2 = _words(record, ok, 2 * width, tile)
     x3 = _words(record, ok, 3 * width, tile)
-    r = 4 * width + GROUPS + gl.arange(0, ROPE // 2, gl.SliceLayout(0, tile))
     after = _slots(names, first + KEYS, last, of_key)
+    later = _slots(names, first + 2 * KEYS, last, of_key)
+    _prefetch(pages, after, limit, page_stride, PAGE, lines)
+    if EARLY:
+        _copy_rotated(rs, 0, record, ok, tile)
     for i in range(count):
         stage, turn = i % STAGES, (i // STAGES) & 1
         mbarrier.wait(free.index(stage), turn ^ 1)
         masks.index(stage).store(gl.where(ok, 0.0, float("-inf")).to(gl.bfloat16))
-        rotated = rs.index(stage).reinterpret(gl.int32, [KEYS, ROPE // 2], thin)
-        async_copy.async_load(rotated, record[:, None] + r[None, :], mask=ok[:, None])
+        if not EARLY:
+            _copy_rotated(rs, i, record, ok, tile)
         k = ks.index(stage).reinterpret(gl.int32, [KEYS, RANK // 2], tall)
         _group(k, x0, f0, 0)
         _group(k, x1, f1, 1)
         record, ok = _records(pages, after, limit, page_stride, PAGE, RECORD)
+        _prefetch(pages, later, limit, page_stride, PAGE, lines)
         x0 = _words(record, ok, 0, tile)
         x1 = _words(record, ok, width, tile)
+        if EARLY:
+            _copy_rotated(rs, i + 1, record, ok, tile)
         gl.barrier()  # or the compiler moves these loads behind all stores
         _group(k, x2, f2, 2)
         _group(k, x3, f3, 3)
-        _wait_for_copies()
+        _wait_for_copies(1 if EARLY else 0)
         mbarrier.arrive(ready.index(stage), count=1)
         x2 = _words(record, ok, 2 * width, tile)
         x3 = _words(record, ok, 3 * width, tile)
         f0, f1, f2, f3 = _scales(record, ok, tile, four)
-        after = _slots(names, first + (i + 2) * KEYS, last, of_key)
+        after = later
+        later = _slots(names, first + (i + 3) * KEYS, last, of_key)
 
 
 @gluon.jit

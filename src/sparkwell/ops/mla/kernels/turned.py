@@ -53,7 +53,7 @@ def _multiply(
         k = ks.index(stage)
         s = gl.zeros([KEYS, HEADS], gl.float32, layout)
         s = warpgroup_mma(k, qs.permute([1, 0]), s, use_acc=False, is_async=True)
-        s = warpgroup_mma(rs.index(stage), qrs.permute([1, 0]), s, is_async=True)
+        s = warpgroup_mma(rs.index(j % rs.shape[0]), qrs.permute([1, 0]), s, is_async=True)
         s = warpgroup_mma_wait(0, deps=[s])
         mask = masks.index(stage).load(of_key)
         s = s * scale2 + mask.to(gl.float32)[:, None]
@@ -98,7 +98,7 @@ def turned_kernel(
     qs = gl.allocate_shared_memory(gl.bfloat16, [HEADS, RANK], tall)
     qrs = gl.allocate_shared_memory(gl.bfloat16, [HEADS, ROPE], thin)
     ks = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, RANK], tall)
-    rs = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, ROPE], thin)
+    rs = gl.allocate_shared_memory(gl.bfloat16, [STAGES + FP8, KEYS, ROPE], thin)
     ps = gl.allocate_shared_memory(gl.bfloat16, [KEYS, HEADS], few)
     flat: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     masks = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS], flat)
