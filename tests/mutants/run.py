@@ -11,8 +11,10 @@ with paths below src/sparkwell and texts that stand there once, and may have
     TESTS = ["tests/kernels", "-k", "norm"]
 
 the arguments pytest is given; the default is that, with the file's name; and INTERPRET = False
-where they need a compiler, not Triton's interpreter.  Exits with 1 where a
-mutant survives, where its text is not found once, or where the tests fail without any mutant.
+where they need a compiler, not Triton's interpreter; and GPU = True where they need a GPU: without
+one, such a file is left out unless it is named.  Exits with 1 where a mutant survives, where its
+text is not found once, or where the tests fail without any mutant; with 2 for a file that there is
+not or that cannot run here.
 """
 
 import importlib.util
@@ -25,6 +27,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -113,9 +117,16 @@ def main(names: Sequence[str]) -> int:
     alive = total = 0
     for path in files:
         module = load(path)
+        on_gpu = getattr(module, "GPU", False)
+        if on_gpu and not torch.cuda.is_available():
+            print(f"{path.stem}: needs a GPU, there is none here", file=sys.stderr)
+            if names:
+                return 2
+            continue
         tests = getattr(module, "TESTS", ["tests/kernels", "-k", path.stem])
         total += len(module.MUTANTS)
-        alive += survivors(path.stem, module.MUTANTS, tests, getattr(module, "INTERPRET", True))
+        interpret = getattr(module, "INTERPRET", not on_gpu)
+        alive += survivors(path.stem, module.MUTANTS, tests, interpret)
     print(f"{total - alive} of {total} mutants killed")
     return 1 if alive or not total else 0
 

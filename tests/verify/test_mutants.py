@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from mutants import run
 
@@ -50,5 +51,8 @@ def test_survivors_are_counted(
     assert "fail without any mutant:\nred" in capsys.readouterr().out
 
 
-def test_names() -> None:
+def test_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["nothing"]) == 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.main(["mla_hopper"]) == 2
+    assert "mla_hopper: needs a GPU" in capsys.readouterr().err
