@@ -29,8 +29,6 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     # half of it for values of N(0, 1); seen: 3.8e-3 over the next row's bound, gap 1e-5.
     ("attention", "half"): Tolerance(8e-3, 3 / 128, 2e-5),
     ("lse", "fp32"): Tolerance(1e-6, 8.01 / 65536, 1e-7),
-    # Keys rounded to bfloat16: 2^-9 of the size of a score's terms, whose sum may cancel.
-    ("lse", "bf16"): Tolerance(3e-3, 2**-6, 1e-5),
     ("indexer", "fp32"): Tolerance(1e-5, 1e-5, 1e-9),
     # Scores of FP8 operands are sums over heads of size 50 to 100 that cancel.
     ("indexer", "fp8"): Tolerance(5e-4, 1e-5, 1e-7),

@@ -7,7 +7,7 @@ CONTEXTS = "ops/mla/kernels/contexts.py"
 SPECIALIZED = "ops/mla/kernels/specialized.py"
 NARROW = "ops/mla/kernels/narrow.py"
 GPU = True
-TESTS = ["tests/gpu/test_cases.py", "-k", "mla"]
+TESTS = ["tests/gpu/test_cases.py", "tests/gpu/test_holes.py", "-k", "mla"]
 MUTANTS = [
     (RECORDS, "ok = (slot >= 0) & (slot < limit)", "ok = slot >= 0"),
     (RECORDS, "ok = (slot >= 0) & (slot < limit)", "ok = slot < limit"),

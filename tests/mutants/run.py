@@ -58,9 +58,10 @@ def plant(root: Path, file: str, old: str, new: str) -> str | None:
 
 def failure(root: Path, tests: Sequence[str], interpret: bool = True) -> str | None:
     """How the tests fail on the copy: the end of what they print; None where they pass."""
+    elsewhere = [path for path in (os.environ.get("PYTHONPATH"),) if path]
     environment = os.environ | {
         "TRITON_INTERPRET": "1" if interpret else "0",
-        "PYTHONPATH": str(root / "src"),
+        "PYTHONPATH": os.pathsep.join([str(root / "src"), *elsewhere]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider"]

@@ -20,9 +20,8 @@ from sparkwell.formats.paged import PagedCache
 from sparkwell.ops.cache import cache_write
 from sparkwell.ops.indexer import index_select, logical_to_physical
 from sparkwell.ops.mla import mla_sparse
-from sparkwell.ops.mla.reference import mla_sparse_reference
-from sparkwell.testing import assert_matches
-from sparkwell.verify.case import Maker
+from sparkwell.verify.case import Inputs, Maker
+from sparkwell.verify.cases.mla_sparse import check as check_attention
 
 CHUNK = 10_000  # replays between two waits for the device
 HANG_SECONDS = 120.0  # for one chunk
@@ -173,11 +172,10 @@ def _same_attention(
     cache: PagedCache, q: torch.Tensor, got: Tensors, lengths: torch.Tensor | None
 ) -> None:
     """The result is the reference's over the same slots."""
-    options: dict[str, Any] = {"scale": 0.0625, "topk_length": lengths}
-    want = mla_sparse_reference(q, cache, got["slots"], **options)
-    limits = (("attention", "bf16"), ("lse", "fp32"), ("lse", "fp32"))
-    for name, w, limit in zip(("out", "lse", "max_logits"), want, limits, strict=True):
-        assert_matches(got[name], w, *limit, label=name)
+    inputs: Inputs = {"q": q, "cache": cache, "slots": got["slots"]}
+    inputs |= {"scale": 0.0625, "topk_length": lengths}
+    want = mla_sparse(**inputs, backend="reference")
+    check_attention(inputs, (got["out"], got["lse"], got["max_logits"]), want)
 
 
 # ---------------------------------------------------------------- replays

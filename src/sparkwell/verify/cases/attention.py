@@ -160,6 +160,16 @@ CASES: tuple[Case, ...] = (
         sink=True,
         **LONG,
     ),  # fmt: skip
+    _prefill_case(
+        "whole",
+        "model",
+        heads=(4, 2),
+        widths=(128, 128),
+        dtype="bf16",
+        causal=False,
+        counts=(300, 1, 40),
+        lengths=(333, 70, 5),
+    ),  # fmt: skip
     _prefill_case("phi-3", "model", heads=(32, 32), widths=(96, 96), dtype="bf16", **LONG),
     _prefill_case(
         "gemma-3",

@@ -128,11 +128,18 @@ def _ragged(
 
 
 def _paged(
-    make: Maker, *, lens: tuple[tuple[int, ...], ...], heads: int, record: str, columns: int
+    make: Maker,
+    *,
+    lens: tuple[tuple[int, ...], ...],
+    heads: int,
+    record: str,
+    columns: int,
+    page_size: int = 5,
+    d: int = 64,
 ) -> Inputs:
     contexts = tuple(max(n) for n in lens)
-    cache, table = _cache(make, record, contexts, 5, 64)
-    shape = (len(lens), len(lens[0]), heads, 64)
+    cache, table = _cache(make, record, contexts, page_size, d)
+    shape = (len(lens), len(lens[0]), heads, d)
     return {
         "q": _e4m3(make, *shape) if record == "fp8" else make.randn(*shape),
         "weights": make.randn(shape[0] * shape[1], heads),
@@ -287,6 +294,24 @@ CASES: tuple[Case, ...] = (
     _ragged_case("fp32-64-heads", rows=2, keys=20, heads=40, d=128, fp8=False, width=None),
     _ragged_case("fp32", rows=3, keys=33, heads=3, d=40, fp8=False, width=None),
     _paged_case("fp8", lens=((7, 8), (33, 34), (0, 1)), heads=32, record="fp8", columns=40),
+    _paged_case(
+        "fp8-large-pages",
+        lens=((70, 71), (260, 261), (3, 4), (129, 130)),
+        heads=32,
+        record="fp8",
+        columns=280,
+        page_size=128,
+        d=128,
+    ),
+    _paged_case(
+        "fp8-large-pages-one",
+        lens=((70,), (260,), (3,)),
+        heads=16,
+        record="fp8",
+        columns=280,
+        page_size=128,
+        d=64,
+    ),
     _paged_case("bf16", lens=((7,), (12,)), heads=3, record="bf16", columns=9),
     _topk_case(4, 100, 10, "plain"),
     _topk_case(4, 300, 64, "ties"),

@@ -39,7 +39,7 @@ def _inputs(make: Maker, s: Shape) -> Inputs:
     table = make.tensor([[2**31 - 1] * (max(needed, default=0) + 1)] * len(needed), torch.int32)
     table = table.view(len(needed), max(needed, default=0) + 1)
     if make.device.type != "meta":
-        cache.pages.view(torch.float8_e4m3fn).fill_(float("nan"))
+        cache.pages.fill_(0xFF)  # NaN in every type
         first = 0
         for i, (count, keys) in enumerate(zip(needed, s.contexts, strict=True)):
             pages = order[first : first + count]
