@@ -130,12 +130,14 @@ class MlaPlan:
     def _merge(self, into: Outputs, sink: torch.Tensor | None) -> None:
         p = self.problem
         if self.scratch is not None:
-            block = min(128, triton.next_power_of_2(p.d_v))
+            # As many columns a block as its registers hold of all parts.
+            parts = triton.next_power_of_2(self.splits)
+            block = min(512, max(128, 4096 // parts), triton.next_power_of_2(p.d_v))
             launch(
                 merge_kernel, (p.rows, p.heads, triton.cdiv(p.d_v, block)), *into, *self.scratch,
                 sink, p.heads, p.d_v, p.d_v,
                 choice=Choice(self.choice.op, _MERGE, p, self.choice.target),
-                SPLITS=self.splits, BLOCK_S=triton.next_power_of_2(self.splits), BLOCK_D=block,
+                SPLITS=self.splits, BLOCK_S=parts, BLOCK_D=block,
             )  # fmt: skip
 
     @property

@@ -1,20 +1,18 @@
 """Whole contexts of dense MLA on their way to shared memory, for kernels whose warps have roles.
 
 A block takes some pairs (row, head) of one request and a share of the keys they see.  One warp has
-whole tiles of keys copied; a page is a whole number of tiles.
+tiles of keys copied; a page is a whole number of tiles.
 """
 
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from sparkwell.ops.launch import launch
 from sparkwell.ops.mla.kernels.dense import find_tile
 
 KEYS: gl.constexpr = gl.constexpr(64)  # of a tile
-STAGES: gl.constexpr = gl.constexpr(2)
 RANK: gl.constexpr = gl.constexpr(512)
 ROPE: gl.constexpr = gl.constexpr(64)
 
@@ -51,64 +49,28 @@ def find_work(
 
 
 @gluon.jit
-def page_of(names, key, limit, PAGE: gl.constexpr):
-    """(page, whether the cache has it)."""
-    page = gl.load(names + key // PAGE)
-    return page, (page >= 0) & (page < limit)
+def page_of(names, key, last, limit, PAGE: gl.constexpr):
+    """(page of a tile of keys, whether the cache has it and a key lies there)."""
+    page = gl.load(names + gl.minimum(key, last - 1) // PAGE)
+    return page, (page >= 0) & (page < limit) & (key < last)
 
 
 @gluon.jit
-def copy_keys(
-    latents, ropes, ks, rs, ready, free, names, limit, page_rows, first, count, PAGE: gl.constexpr
-):  # fmt: skip
-    """Tiles of keys to shared memory, into a ring of STAGES."""
-    for i in range(count):
-        stage, turn = i % STAGES, (i // STAGES) & 1
-        key = first + i * KEYS
-        page, known = page_of(names, key, limit, PAGE)
-        # Outside of the cache: zeros are copied.
-        row = gl.where(known, page * page_rows + key % PAGE, 2147483647 - KEYS)
-        mbarrier.wait(free.index(stage), turn ^ 1)
-        mbarrier.expect(ready.index(stage), KEYS * (RANK + ROPE) * 2)
-        tma.async_load(latents, [row, 0], ready.index(stage), ks.index(stage))
-        tma.async_load(ropes, [row, RANK], ready.index(stage), rs.index(stage))
-
-
-@gluon.jit
-def clean(k, valid):
-    """Zeros behind the last key: what lies there may be NaN, which no weight of 0 would hide."""
-    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    row = gl.arange(0, KEYS, gl.SliceLayout(1, layout))
-    for c in gl.static_range(RANK // 64):
-        part = k.slice(c * 64, 64, 1)
-        x = part.load(layout)
-        part.store(gl.where((row < valid)[:, None], x, gl.zeros_like(x)))
-
-
-@gluon.jit
-def read_pairs(
-    q_ptr, qs, qrs, tile, heads, t0, rows, stride_q_t, stride_q_h, PAIRS: gl.constexpr
-):  # fmt: skip
-    """The block's queries to shared memory, zeros for pairs there are not."""
-    copy: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    i, h = pairs(tile, heads, PAIRS, gl.SliceLayout(1, copy))
-    c = gl.arange(0, 64, gl.SliceLayout(0, copy))
-    q_row = q_ptr + (t0 + i).to(gl.int64) * stride_q_t + h.to(gl.int64) * stride_q_h
-    for part in gl.static_range((RANK + ROPE) // 64):
-        at = q_row[:, None] + part * 64 + c[None, :]
-        x = gl.load(at, mask=(i < rows)[:, None], other=0.0)
-        if part < RANK // 64:
-            qs.slice(part * 64, 64, 1).store(x)
-        else:
-            qrs.store(x)
-    fence_async_shared()
+def first_row_of(page, known, key, page_rows, PAGE: gl.constexpr):
+    """Row of the cache at which a tile starts; behind its end, where zeros are copied, for none."""
+    return gl.where(known, page * page_rows + key % PAGE, 2147483647 - KEYS)
 
 
 # ---------------------------------------------------------------- launch
 
 
-def launch_over_contexts(kernel, first, q, cache, lists, stride_lists, scale, *, plan, **constants):
-    """A kernel that has keys copied, on as many blocks as there are tiles of pairs and splits."""
+def launch_over_contexts(
+    kernel, first, q, cache, lists, stride_lists, scale, *, plan, columns, **constants
+):
+    """A kernel that has keys copied, on as many blocks as there are tiles of pairs and splits.
+
+    columns: of the latents that one copy takes.
+    """
     p, names, lengths, starts, requests = plan.problem, lists[0], lists[1], lists[2], lists[4]
     width = p.rank + p.rope
     pages = cache.pages.view(torch.bfloat16)
@@ -120,7 +82,7 @@ def launch_over_contexts(kernel, first, q, cache, lists, stride_lists, scale, *,
             flat, [rows, width], [width, 1], [KEYS.value, n],
             gl.NVMMASharedLayout.get_default_for([KEYS.value, n], gl.bfloat16),
         )
-        for n in (p.rank, p.rope)
+        for n in (columns, p.rope)
     )  # fmt: skip
     tiles = requests * plan.each or p.rows * p.heads // plan.choice.schedule.block_h + requests
     launch(

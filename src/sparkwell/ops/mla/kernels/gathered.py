@@ -17,7 +17,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from sparkwell.ops.mla.kernels.exchange import meet, other_group
 from sparkwell.ops.mla.kernels.finish import finish
 from sparkwell.ops.mla.kernels.records import (
     KEYS,
@@ -38,6 +37,21 @@ WARPS: gl.constexpr = gl.constexpr(4)  # that gather
 CONSUMER_REGS: gl.constexpr = gl.constexpr(192)
 PRODUCER_REGS: gl.constexpr = gl.constexpr(120)
 LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
+
+
+@gluon.jit
+def _meet(barrier, turn):
+    """Both groups are here, and see what the other wrote."""
+    mbarrier.arrive(barrier, count=1)
+    mbarrier.wait(barrier, turn)
+
+
+@gluon.jit
+def _other_group(x, shelf, barrier, turn, SIDE: gl.constexpr):
+    """The other group's x, for this group's; shelf [2, n]."""
+    shelf.index(SIDE).store(x)
+    _meet(barrier, turn)
+    return shelf.index(1 - SIDE).load(x.type.layout)
 
 
 @gluon.jit
@@ -67,7 +81,7 @@ def _multiply(
         mask = masks.index(stage).slice(SIDE * MINE, MINE, 0).load(gl.SliceLayout(0, s_layout))
         s = s * scale2 + mask.to(gl.float32)[None, :]
         m_new = gl.maximum(m, gl.max(s, 1))
-        m_new = gl.maximum(m_new, other_group(m_new, tops, scored, j & 1, SIDE))
+        m_new = gl.maximum(m_new, _other_group(m_new, tops, scored, j & 1, SIDE))
         shift = gl.where(m_new == float("-inf"), 0.0, m_new)
         p = gl.exp2(s - shift[:, None])
         fade = gl.exp2(m - shift)
@@ -75,13 +89,13 @@ def _multiply(
         m = m_new
         ps.slice(SIDE * MINE, MINE, 1).store(p.to(gl.bfloat16))
         fence_async_shared()
-        meet(weighed, j & 1)
+        _meet(weighed, j & 1)
         o = o * gl.convert_layout(fade, of_o)[:, None]
         o = warpgroup_mma(ps, k.slice(SIDE * half, half, 1), o, is_async=True)
         o = warpgroup_mma_wait(0, deps=[o])
         mbarrier.arrive(free.index(stage), count=1)
 
-    l += other_group(l, tops, scored, count & 1, SIDE)  # noqa: E741
+    l += _other_group(l, tops, scored, count & 1, SIDE)  # noqa: E741
     head0, t, split = place(heads, HEADS)
     h = head0 + gl.arange(0, HEADS, of_s)
     weight, lse, largest = finish(l, m, sink_ptr, h, heads, SPLITS)

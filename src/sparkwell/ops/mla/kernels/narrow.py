@@ -12,6 +12,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -20,18 +21,63 @@ from sparkwell.ops.mla.kernels.contexts import (
     KEYS,
     RANK,
     ROPE,
-    STAGES,
-    clean,
-    copy_keys,
     find_work,
+    first_row_of,
     launch_over_contexts,
     page_of,
     pairs,
-    read_pairs,
 )
 from sparkwell.ops.mla.kernels.finish import finish
 
+STAGES: gl.constexpr = gl.constexpr(2)
 LOG2E: gl.constexpr = gl.constexpr(1.4426950408889634)
+
+
+@gluon.jit
+def _copy(
+    latents, ropes, ks, rs, ready, free, names, limit, page_rows, first, last, count,
+    PAGE: gl.constexpr,
+):  # fmt: skip
+    """Tiles of keys to shared memory, into a ring of STAGES."""
+    for i in range(count):
+        stage, turn = i % STAGES, (i // STAGES) & 1
+        key = first + i * KEYS
+        page, known = page_of(names, key, last, limit, PAGE)
+        row = first_row_of(page, known, key, page_rows, PAGE)
+        mbarrier.wait(free.index(stage), turn ^ 1)
+        mbarrier.expect(ready.index(stage), KEYS * (RANK + ROPE) * 2)
+        tma.async_load(latents, [row, 0], ready.index(stage), ks.index(stage))
+        tma.async_load(ropes, [row, RANK], ready.index(stage), rs.index(stage))
+
+
+@gluon.jit
+def _clean(k, valid):
+    """Zeros behind the last key: what lies there may be NaN, which no weight of 0 would hide."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    row = gl.arange(0, KEYS, gl.SliceLayout(1, layout))
+    for c in gl.static_range(RANK // 64):
+        part = k.slice(c * 64, 64, 1)
+        x = part.load(layout)
+        part.store(gl.where((row < valid)[:, None], x, gl.zeros_like(x)))
+
+
+@gluon.jit
+def _read_pairs(
+    q_ptr, qs, qrs, tile, heads, t0, rows, stride_q_t, stride_q_h, PAIRS: gl.constexpr
+):  # fmt: skip
+    """The block's queries to shared memory, zeros for pairs there are not."""
+    copy: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    i, h = pairs(tile, heads, PAIRS, gl.SliceLayout(1, copy))
+    c = gl.arange(0, 64, gl.SliceLayout(0, copy))
+    q_row = q_ptr + (t0 + i).to(gl.int64) * stride_q_t + h.to(gl.int64) * stride_q_h
+    for part in gl.static_range((RANK + ROPE) // 64):
+        at = q_row[:, None] + part * 64 + c[None, :]
+        x = gl.load(at, mask=(i < rows)[:, None], other=0.0)
+        if part < RANK // 64:
+            qs.slice(part * 64, 64, 1).store(x)
+        else:
+            qrs.store(x)
+    fence_async_shared()
 
 
 @gluon.jit
@@ -51,7 +97,7 @@ def _multiply(
     for j in tl.range(count, disable_licm=True):
         stage, turn = j % STAGES, (j // STAGES) & 1
         key = first + j * KEYS
-        page, known = page_of(names, key, limit, PAGE)
+        page, known = page_of(names, key, last, limit, PAGE)
         stop = gl.where(known, seen, 0)
         mbarrier.wait(ready.index(stage), turn)
         k = ks.index(stage)
@@ -69,7 +115,7 @@ def _multiply(
         m = m_new
         ps.store(p.to(gl.bfloat16))
         if last - key < KEYS:
-            clean(k, last - key)
+            _clean(k, last - key)
         fence_async_shared()
         gl.barrier()
         o = warpgroup_mma(k.slice(0, RANK, 1).permute([1, 0]), ps, o * fade[None, :], is_async=True)
@@ -112,7 +158,7 @@ def narrow_kernel(
         mbarrier.init(ready.index(stage), count=1)
         mbarrier.init(free.index(stage), count=1)
 
-    read_pairs(q_ptr, qs, qrs, tile, heads, t0, rows, stride_q_t, stride_q_h, PAIRS)
+    _read_pairs(q_ptr, qs, qrs, tile, heads, t0, rows, stride_q_t, stride_q_h, PAIRS)
     gl.warp_specialize(
         [
             (_multiply, (
@@ -120,8 +166,9 @@ def narrow_kernel(
                 heads, t0, rows, before, width, first, last, count, split, scale * LOG2E, SPLITS,
                 PAGE, PAIRS,
             )),
-            (copy_keys, (
-                latents, ropes, ks, rs, ready, free, names, limit, page_rows, first, count, PAGE,
+            (_copy, (
+                latents, ropes, ks, rs, ready, free, names, limit, page_rows, first, last, count,
+                PAGE,
             )),
         ],
         [1],
@@ -135,5 +182,5 @@ def narrow_kernel(
 def run_narrow(first, q, cache, lists, stride_lists, scale, *, plan):
     launch_over_contexts(
         narrow_kernel, first, q, cache, lists, stride_lists, scale, plan=plan,
-        PAIRS=plan.choice.schedule.block_h,
+        columns=RANK.value, PAIRS=plan.choice.schedule.block_h,
     )  # fmt: skip
