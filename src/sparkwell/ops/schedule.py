@@ -22,6 +22,7 @@ QGMMA = r"\bQGMMA\."  # 8-bit wgmma
 UTCHMMA = r"\bUTCHMMA\b"  # 16-bit tcgen05
 UTCQMMA = r"\bUTCQMMA\b"  # 8-bit tcgen05
 NO_MMA = ""  # no tensor core
+H200 = "NVIDIA H200"  # what rows were timed on
 
 
 class Schedule(Protocol):
@@ -39,7 +40,7 @@ class Row:
 
     when: the problems it serves; `serves` says so in words, for refusals.
     emits: regular expression that the machine code (SASS) must match; "": no tensor core.
-    measured_on: the record in bench/records that timed it; None: compiles, never timed.
+    measured_on: the GPU of its records in bench/records/kernels.jsonl; None: never timed.
     """
 
     name: str

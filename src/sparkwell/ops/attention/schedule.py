@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkwell.hardware.targets import Target
-from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, LARGE, NO_MMA, SMALL, UTCHMMA, Row
+from sparkwell.ops.schedule import (
+    EVERY,
+    H200,
+    HGMMA,
+    HMMA,
+    LARGE,
+    NO_MMA,
+    SMALL,
+    UTCHMMA,
+    Row,
+)
 
 WGMMA = frozenset({90})
 TCGEN = frozenset({100, 103})
@@ -104,7 +114,8 @@ PREFILL: tuple[Row, ...] = (
     Row("exact-wide",  PrefillSchedule(16, 16, 4, 1),         EVERY,      _exact(256),
         "fp32, mixed types or rows off 16-byte steps, width <= 256", NO_MMA),
     Row("roles",       PrefillSchedule(128, 128, 4, 2, True), WGMMA,      _unwindowed,
-        "tensors the copy engine reads, over 64 rows, widths <= 192, 128, no window", HGMMA),
+        "tensors the copy engine reads, over 64 rows, widths <= 192, 128, no window", HGMMA,
+        measured_on=H200),
     Row("roles-wide",  PrefillSchedule(128, 64, 4, 2, True),  WGMMA,      _roles(256, 256),
         "tensors the copy engine reads, over 64 rows, widths <= 256", HGMMA),
     Row("wgmma",       PrefillSchedule(128, 64, 8, 3),        WGMMA,      _holds(128, 128),

@@ -4,7 +4,18 @@ from dataclasses import dataclass
 from functools import cache
 
 from sparkwell.hardware.targets import Feature, Target, TensorPath
-from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, NO_MMA, QGMMA, QMMA, UTCHMMA, UTCQMMA, Row
+from sparkwell.ops.schedule import (
+    EVERY,
+    H200,
+    HGMMA,
+    HMMA,
+    NO_MMA,
+    QGMMA,
+    QMMA,
+    UTCHMMA,
+    UTCQMMA,
+    Row,
+)
 
 
 @dataclass(frozen=True)
@@ -188,8 +199,8 @@ SCORES: tuple[Row, ...] = (
     #   name         rows keys operand  warps       targets
     Row("exact-64",  Schedule(1, 16, "fp32", 8),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16") and p.heads > 32, "fp32 or BF16 keys, more than 32 heads", HMMA_ANY),
     Row("exact",     Schedule(1, 16, "fp32", 4),    EVERY, lambda p: not p.fp8 and p.key in ("fp32", "bf16"), "fp32 or BF16 keys", HMMA),
-    Row("roles",     Schedule(0, 64, "fp8", 4, 8, 3, True, 128),  WGMMA, lambda p: _roles(p) and p.rows * p.heads > 128, "e4m3 operands that the copy engine reads, 16 to 128 heads, several rows a request", QGMMA),
-    Row("roles-few", Schedule(0, 64, "fp8", 4, 9, 3, False, 128), WGMMA, _roles, "e4m3 operands that the copy engine reads, 16 to 128 heads", QGMMA),
+    Row("roles",     Schedule(0, 64, "fp8", 4, 8, 3, True, 128),  WGMMA, lambda p: _roles(p) and p.rows * p.heads > 128, "e4m3 operands that the copy engine reads, 16 to 128 heads, several rows a request", QGMMA, measured_on=H200),
+    Row("roles-few", Schedule(0, 64, "fp8", 4, 9, 3, False, 128), WGMMA, _roles, "e4m3 operands that the copy engine reads, 16 to 128 heads", QGMMA, measured_on=H200),
     Row("tiled",     Schedule(0, 128, "fp8", 4, 3, wide=64), EVERY - AMPERE, lambda p: p.fp8 and p.heads <= 64 and not p.paged, "e4m3 operands side by side, at most 64 heads", FP8_ANY, Feature.FP8_MMA),
     Row("tiled-pages", Schedule(0, 128, "fp8", 4, 5, wide=64), EVERY - AMPERE, lambda p: p.fp8 and p.heads <= 64, "e4m3 operands, at most 64 heads", FP8_ANY, Feature.FP8_MMA),
     Row("tiled-128", Schedule(0, 64, "fp8", 8, 5, wide=128), EVERY - AMPERE, lambda p: p.fp8 and p.heads <= 128, "e4m3 operands, at most 128 heads", FP8_ANY, Feature.FP8_MMA),
@@ -198,9 +209,9 @@ SCORES: tuple[Row, ...] = (
 )
 SELECT: tuple[Row, ...] = (
     #   name         block sample  keep  warps
-    Row("keep-4k",   Select(4096, 4096, 4096, 1024, 8),     EVERY, lambda p: p.columns <= 4096 or kept(p, 4096) <= 4096, "at most 4096 columns, or about as many to keep", NO_MMA),
-    Row("keep-8k",   Select(4096, 4096, 8192, 1024, 16),    EVERY, lambda p: p.columns <= 8192 or kept(p, 4096) <= 8192, "at most 8192 columns, or about as many to keep", NO_MMA),
-    Row("keep-16k",  Select(4096, 8192, 16384, 2048, 32),   EVERY, lambda p: p.topk <= 8192, "top-k of at most 8192", NO_MMA),
+    Row("keep-4k",   Select(4096, 4096, 4096, 1024, 8),     EVERY, lambda p: p.columns <= 4096 or kept(p, 4096) <= 4096, "at most 4096 columns, or about as many to keep", NO_MMA, measured_on=H200),
+    Row("keep-8k",   Select(4096, 4096, 8192, 1024, 16),    EVERY, lambda p: p.columns <= 8192 or kept(p, 4096) <= 8192, "at most 8192 columns, or about as many to keep", NO_MMA, measured_on=H200),
+    Row("keep-16k",  Select(4096, 8192, 16384, 2048, 32),   EVERY, lambda p: p.topk <= 8192, "top-k of at most 8192", NO_MMA, measured_on=H200),
 )
 QUERIES: tuple[Row, ...] = (
     Row("queries", Heads(16, 4),  EVERY, lambda p: p.columns <= 512, "queries at most 512 wide", NO_MMA),

@@ -22,7 +22,7 @@ from sparkwell.ops.mla.kernels.narrow import run_narrow
 from sparkwell.ops.mla.kernels.specialized import run_specialized
 from sparkwell.ops.mla.kernels.turned import run_turned
 from sparkwell.ops.mla.schedule import EXACT_COLUMNS, GROUP, TABLE, Problem, Schedule, shared
-from sparkwell.ops.schedule import EVERY, NO_MMA, Choice, Row, pick
+from sparkwell.ops.schedule import EVERY, H200, NO_MMA, Choice, Row, pick
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # out, lse, max_logits
 Lists = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, int]
@@ -47,7 +47,7 @@ _RUNS = {
     "specialized": run_specialized,
     "turned": run_turned,
 }
-_MERGE = Row("merge", _Merge(), EVERY, lambda p: True, "everything", NO_MMA)
+_MERGE = Row("merge", _Merge(), EVERY, lambda p: True, "everything", NO_MMA, measured_on=H200)
 
 
 @dataclass(frozen=True)

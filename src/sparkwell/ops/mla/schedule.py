@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sparkwell.hardware.targets import Target
-from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, LARGE, SMALL, Row
+from sparkwell.ops.schedule import EVERY, H200, HGMMA, HMMA, LARGE, SMALL, Row
 
 GROUP = 128  # latent columns a warp takes, and per FP8 scale
 EXACT_COLUMNS = 64  # latent columns of a group in the exact kernel
@@ -147,18 +147,18 @@ _WGMMA = frozenset({90})
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   name             schedule: algorithm, heads, keys, warps, stages, blocks   targets
-    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + "; at most 16 heads and BF16 records or 16 rows; or one row of 17 to 64 heads", HGMMA),
-    Row("turned-32",     Schedule(_T, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 16 and (p.heads <= 32 or p.rows == 1), _LISTS + ", 17 to 32 heads, or one row", HGMMA),
-    Row("gathered",      Schedule(_L, 64, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 32, _LISTS + ", more than 32 heads", HGMMA),
+    Row("turned-16",     Schedule(_T, 16, 64, 4, 2, 1),  _WGMMA, _few_or_narrow, _LISTS + "; at most 16 heads and BF16 records or 16 rows; or one row of 17 to 64 heads", HGMMA, measured_on=H200),
+    Row("turned-32",     Schedule(_T, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 16 and (p.heads <= 32 or p.rows == 1), _LISTS + ", 17 to 32 heads, or one row", HGMMA, measured_on=H200),
+    Row("gathered",      Schedule(_L, 64, 64, 4, 2, 1),  _WGMMA, lambda p: _lists(p) and p.heads > 32, _LISTS + ", more than 32 heads", HGMMA, measured_on=H200),
     Row("fp8-divided",   Schedule(_W, 64, 32, 8, 2, 1),  _ROOM, lambda p: _divided(p, "fp8", 32), _MANY.format("FP8", 32), HMMA),
-    Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
+    Row("fp8-grouped",   Schedule(_G, 16, 32, 4, 5, 2),  LARGE, lambda p: _grouped(p, "fp8"),  _FP8, HMMA, measured_on=H200),
     Row("fp8-grouped-s", Schedule(_G, 16, 32, 4, 5, 1),  SMALL, lambda p: _grouped(p, "fp8"),  _FP8, HMMA),
-    Row("narrow-16",     Schedule(_N, 16, 64, 4, 2, 1),  _WGMMA, lambda p: _dense(p) and p.pairs <= 16, _FEW.format(16), HGMMA),
+    Row("narrow-16",     Schedule(_N, 16, 64, 4, 2, 1),  _WGMMA, lambda p: _dense(p) and p.pairs <= 16, _FEW.format(16), HGMMA, measured_on=H200),
     Row("narrow-32",     Schedule(_N, 32, 64, 4, 2, 1),  _WGMMA, lambda p: _dense(p) and p.pairs <= 32, _FEW.format(32), HGMMA),
-    Row("specialized",   Schedule(_S, 64, 64, 4, 2, 1),  _WGMMA, _dense, _DENSE, HGMMA),
-    Row("bf16-divided",  Schedule(_D, 64, 32, 8, 2, 1),  EVERY, lambda p: _divided(p, "bf16", 32), _MANY.format("BF16", 32), HMMA),
+    Row("specialized",   Schedule(_S, 64, 64, 4, 2, 1),  _WGMMA, _dense, _DENSE, HGMMA, measured_on=H200),
+    Row("bf16-divided",  Schedule(_D, 64, 32, 8, 2, 1),  EVERY, lambda p: _divided(p, "bf16", 32), _MANY.format("BF16", 32), HMMA, measured_on=H200),
     Row("bf16-divided-32", Schedule(_D, 32, 32, 8, 2, 1), EVERY, lambda p: _divided(p, "bf16", 16), _MANY.format("BF16", 16), HMMA),
-    Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 5, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA),
+    Row("bf16-grouped",  Schedule(_G, 16, 32, 4, 5, 2),  EVERY, lambda p: _grouped(p, "bf16"), _BF16, HMMA, measured_on=H200),
     Row("exact",         Schedule(_X, 16, 16, 8, 1, 1),  EVERY, lambda p: p.rank <= 1024,       _ANY, HMMA),
 )
 # fmt: on
