@@ -20,7 +20,7 @@ from checkpoints.checkpoint_files import (
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import check_tensors, read_weight, scheme
 from sparkwell.errors import BadCheckpoint
-from sparkwell.formats.weights import quantize_fp8_block
+from sparkwell.formats.fp8 import quantize_fp8_block
 
 AGAIN = "download the file again: it is damaged or cut off"
 TWO = {"a": torch.ones(2, 3), "b": torch.ones(4)}

@@ -9,7 +9,7 @@ import torch
 from checkpoints.checkpoint_files import FP8, LLAMA, write_folder
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import Scheme, check_tensors, read_weight, scheme
-from sparkwell.formats.weights import Fp8Block, quantize_fp8_block
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block
 from sparkwell.testing import assert_matches
 
 

@@ -13,7 +13,7 @@ from oracle import Feeder, load_ours
 from sparkwell.checkpoints.config import parse_config
 from sparkwell.checkpoints.locate import locate
 from sparkwell.errors import BadCheckpoint, BadInput
-from sparkwell.formats.weights import Fp8Block, quantize_fp8_block
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.layers import Moe
 from sparkwell.models.load import expected_tensors, load_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Fp8Block, quantize_fp8_block
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block
 from sparkwell.ops.moe import experts, experts_reference, route_sigmoid, route_softmax
 from sparkwell.testing import assert_matches, in_poison
 

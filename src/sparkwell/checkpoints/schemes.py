@@ -9,7 +9,8 @@ import torch
 from sparkwell.checkpoints.header import TensorInfo
 from sparkwell.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from sparkwell.errors import BadCheckpoint
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.weights import Weight
 
 BLOCK = (128, 128)
 SCALE = "_scale_inv"  # X.weight_scale_inv holds the scales of X.weight; they multiply

@@ -11,7 +11,8 @@ import torch
 
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import read_weight
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.weights import Weight, dequantize
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -93,13 +94,13 @@ class CheckpointWeights:
 
     def tensor(self, name: str, shape: tuple[int, ...], *, fp32: bool = False) -> torch.Tensor:
         dtype = torch.float32 if fp32 else self.dtype
-        return _dense(self._read(name, shape), dtype).to(self.device)
+        return dequantize(self._read(name, shape), dtype).to(self.device)
 
     def linear(self, name: str, n: int, k: int) -> Weight:
         weight = self._read(f"{name}.weight", (n, k))
         if self.widen_fp8 or not isinstance(weight, Fp8Block):
-            return _dense(_move(weight, self.device), self.dtype)
-        return _move(weight, self.device)
+            return dequantize(weight.to(self.device), self.dtype)
+        return weight.to(self.device)
 
     def dense(self, name: str, n: int, k: int) -> torch.Tensor:
         return self.tensor(f"{name}.weight", (n, k))
@@ -128,16 +129,6 @@ class CheckpointWeights:
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         for i, row in enumerate(rows):
             for j, name in enumerate(row):
-                weight = _move(self._read(f"{name}.weight", (n, k)), self.device)
-                out[i, j].copy_(_dense(weight, self.dtype))
+                weight = self._read(f"{name}.weight", (n, k)).to(self.device)
+                out[i, j].copy_(dequantize(weight, self.dtype))
         return out.flatten(1, 2)
-
-
-def _dense(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
-    return weight.dequantize(dtype) if isinstance(weight, Fp8Block) else weight.to(dtype)
-
-
-def _move(weight: Weight, device: str | torch.device) -> Weight:
-    if not isinstance(weight, Fp8Block):
-        return weight.to(device)
-    return Fp8Block(weight.values.to(device), weight.scales.to(device), weight.block)

@@ -15,7 +15,7 @@ from sparkwell.formats.floats import (
     e4m3_encode,
     pow2_ceil,
 )
-from sparkwell.formats.weights import AMAX_FLOOR, fp8_scales
+from sparkwell.formats.fp8 import AMAX_FLOOR, fp8_scales
 
 _mk_alignment = 128  # rows a group of a grouped GEMM starts at a multiple of
 

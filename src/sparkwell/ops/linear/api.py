@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.formats.weights import Weight, kind
 from sparkwell.ops.backend import choose
 from sparkwell.ops.linear.reference import linear_reference
 
@@ -22,12 +22,12 @@ def linear(
     """y = x W^T + bias.
 
     x: [..., K] fp32/bf16/fp16.
-    weight: [N, K], a float tensor or an Fp8Block (which is dequantized, x is not quantized).
+    weight: [N, K], a float tensor or a quantized one (which is dequantized, x is not quantized).
     bias: [N] or None.
     out_dtype: of the result; None: x's.  fp32 is what logits and scores of half-precision x need.
 
     Returns [..., N]; products and sums are fp32, cast once.
-    Raises BadInput where the shapes do not fit, Unsupported for FP8 blocks on a GPU.
+    Raises BadInput where the shapes do not fit, Unsupported for quantized weights on a GPU.
     """
     served_by = choose("linear", x, backend)
     if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
@@ -42,10 +42,10 @@ def linear(
         )
     if served_by == "reference":
         return linear_reference(x, weight, bias).to(out_dtype or x.dtype)
-    if isinstance(weight, Fp8Block):
+    if not isinstance(weight, torch.Tensor):
         raise Unsupported(
             "linear",
-            f"x {list(x.shape)} on {x.device}, weight {list(weight.shape)} in FP8 blocks",
+            f"x {list(x.shape)} on {x.device}, {kind(weight)} {list(weight.shape)}",
             {"kernel": "multiplies float weights only"},
             'load the model on the CPU, or pass backend="reference"',
         )

@@ -3,15 +3,16 @@
 import torch
 from torch.nn import functional
 
-from sparkwell.formats.weights import Fp8Block, Weight, dequantize_fp8_rows
+from sparkwell.formats.fp8 import Fp8Block, dequantize_fp8_rows
+from sparkwell.formats.weights import Weight, dequantize
 
 
 def linear_reference(
     x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The meaning of `linear`, in fp32.  [..., K], [N, K], [N] -> [..., N]"""
-    w = weight.dequantize() if isinstance(weight, Fp8Block) else weight.float()
-    return functional.linear(x.float(), w, None if bias is None else bias.float())
+    bias = None if bias is None else bias.float()
+    return functional.linear(x.float(), dequantize(weight), bias)
 
 
 def fp8_block_gemm_reference(

@@ -3,7 +3,7 @@
 import torch
 
 from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.formats.weights import Weight, kind
 from sparkwell.ops.backend import choose
 from sparkwell.ops.moe.reference import (
     experts_reference,
@@ -97,23 +97,23 @@ def experts(
     x: [T, h] fp32/bf16/fp16.
     ids: [T, k] int64 (or int32) in [0, E); an expert named twice counts twice.
     weights: [T, k] fp32, applied after the down projection.
-    gate_up: [E, 2*I, h], gate rows first; a float tensor or an Fp8Block.
+    gate_up: [E, 2*I, h], gate rows first; a float tensor or a quantized one.
     down: [E, h, I]; likewise.
 
     Returns [T, h] in x's dtype; everything before the final cast is fp32, and only experts that
     some token names are read (dequantized).
     Raises BadInput where the shapes do not fit; the reference also where an id names no expert (a
-    kernel leaves it out).  Unsupported for FP8 blocks on a GPU.
+    kernel leaves it out).  Unsupported for quantized weights on a GPU.
     """
     served_by = choose("experts", x, backend)
     _check_experts(x, ids, weights, gate_up, down)
     if served_by == "reference":
         _check_ids(ids, gate_up.shape[0])
         return experts_reference(x, ids, weights, gate_up, down).to(x.dtype)
-    if isinstance(gate_up, Fp8Block) or isinstance(down, Fp8Block):
+    if not isinstance(gate_up, torch.Tensor) or not isinstance(down, torch.Tensor):
         raise Unsupported(
             "experts",
-            f"x {list(x.shape)} on {x.device}, weights in FP8 blocks",
+            f"x {list(x.shape)} on {x.device}, gate_up {kind(gate_up)}, down {kind(down)}",
             {"kernel": "multiplies float weights only"},
             'load the model on the CPU, or pass backend="reference"',
         )

@@ -8,7 +8,7 @@ Experts: y = sum_j weights_j * down_j(swiglu(gate_up_j(x))).
 import torch
 from torch.nn import functional
 
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.formats.weights import Weight, dequantize, select
 from sparkwell.ops.activation import swiglu_reference
 
 NORMALIZE_FLOOR = 1e-20  # added to the sum of the chosen sigmoids; all of them may underflow to 0
@@ -81,9 +81,7 @@ def experts_reference(
 
 
 def _expert(weight: Weight, expert: int) -> torch.Tensor:
-    if isinstance(weight, Fp8Block):
-        return weight.select(expert).dequantize()
-    return weight[expert].float()
+    return dequantize(select(weight, expert))
 
 
 def _largest(scores: torch.Tensor, k: int) -> torch.Tensor:

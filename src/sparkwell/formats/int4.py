@@ -1,0 +1,87 @@
+"""INT4: codes 0..15 with a scale, and perhaps a zero point, per group of a row.
+
+The canonical form of AWQ, GPTQ and compressed-tensors' `pack-quantized`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparkwell.errors import BadInput
+from sparkwell.formats.floats import e2m1_unpack as nibbles_unpack
+from sparkwell.formats.quantized import (
+    Quantized,
+    check_device,
+    check_groups,
+    check_matrix,
+    check_tensor,
+)
+
+MIDDLE = 8  # the code of zero where there are no zero points
+
+
+@dataclass(frozen=True, eq=False)
+class Int4Group(Quantized):
+    """w[n, order[j]] = (code[n, j] - zeros[n, j // group]) * scales[n, j // group].
+
+    codes: [..., n, k/2] uint8; the even column j in the low nibble.
+    scales: [..., n, k/group] bf16, fp16 or fp32.
+    zeros: [..., n, k/group] uint8, any value; None: 8.
+    group: values of one scale; k is a multiple of it.
+    order: [k] int32, a permutation: stored column j multiplies x[order[j]] (GPTQ's act-order, for
+    all of a stack); None: x[j].
+    Raises BadInput where types or shapes disagree, and on a CPU where order is no permutation.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    group: int
+    order: torch.Tensor | None = None
+
+    ROWS: ClassVar[tuple[str, ...]] = ("codes", "scales", "zeros")
+
+    def __post_init__(self) -> None:
+        check_matrix("Int4Group", "codes", self.codes, torch.uint8, "[..., n, k/2]")
+        *lead, n, k = self.shape
+        check_groups("Int4Group", k, self.group)
+        want, of = [*lead, n, k // self.group], f"for a weight {list(self.shape)}"
+        floats = (torch.bfloat16, torch.float16, torch.float32)
+        check_tensor("Int4Group", "scales", self.scales, floats, want, of)
+        if self.zeros is not None:
+            check_tensor("Int4Group", "zeros", self.zeros, torch.uint8, want, of)
+        if self.order is not None:
+            check_tensor("Int4Group", "order", self.order, torch.int32, [k], of)
+            # Elsewhere reading it would be a wait.
+            if self.order.is_cpu and not _is_permutation(self.order):
+                raise BadInput(
+                    f"Int4Group: order is no permutation of 0 to {k - 1}; some columns of x would "
+                    "be multiplied twice or not at all"
+                )
+        check_device(self)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weight itself, [..., n, k]."""
+        return torch.Size((*self.codes.shape[:-1], 2 * self.codes.shape[-1]))
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """(code - zero) * scale in fp32, then rounded to `dtype`; [..., n, k].
+
+        Its columns stand in the order of x: `order` is undone.
+        """
+        codes, zeros = nibbles_unpack(self.codes).float(), self.zeros
+        if zeros is None:
+            codes = codes - MIDDLE
+        else:
+            codes = codes - zeros.float().repeat_interleave(self.group, -1)
+        w = (codes * self.scales.float().repeat_interleave(self.group, -1)).to(dtype)
+        if self.order is None:
+            return w
+        return torch.empty_like(w).index_copy_(-1, self.order.long(), w)
+
+
+def _is_permutation(order: torch.Tensor) -> bool:
+    expected = torch.arange(len(order), dtype=order.dtype)
+    return torch.equal(order.sort().values, expected)
