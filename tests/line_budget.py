@@ -6,7 +6,7 @@ ROOT = Path(__file__).resolve().parents[1] / "src" / "sparkwell"
 BUDGET = {  # raising one is a line in a diff that somebody has to defend
     "": 250,
     "hardware": 1300,
-    "formats": 1500,
+    "formats": 1800,
     "checkpoints": 1800,
     "ops": 10500,
     "verify": 3900,

@@ -16,12 +16,20 @@ from sparkwell.formats.fp8 import (
     Fp8Rows,
     dequantize_fp8_rows,
     quantize_fp8_block,
+    quantize_fp8_channels,
     quantize_fp8_rows,
+    quantize_fp8_tokens,
 )
-from sparkwell.formats.int4 import Int4Group
+from sparkwell.formats.int4 import Int4Group, quantize_int4
 from sparkwell.formats.kv import Field, Record, gqa_record, index_key_record, latent_record
-from sparkwell.formats.mxfp4 import Mxfp4
-from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.formats.mxfp4 import Mxfp4, quantize_mxfp4
+from sparkwell.formats.nvfp4 import (
+    Nvfp4,
+    quantize_nvfp4,
+    quantize_nvfp4_tokens,
+    swizzle_128x4,
+    unswizzle_128x4,
+)
 from sparkwell.formats.paged import PagedCache
 from sparkwell.formats.quantized import Activations, Quantized
 from sparkwell.formats.weights import (
@@ -64,11 +72,19 @@ __all__ = [
     "latent_record",
     "pow2_ceil",
     "quantize_fp8_block",
+    "quantize_fp8_channels",
     "quantize_fp8_rows",
+    "quantize_fp8_tokens",
+    "quantize_int4",
+    "quantize_mxfp4",
+    "quantize_nvfp4",
+    "quantize_nvfp4_tokens",
     "select",
     "stack",
+    "swizzle_128x4",
     "ue8m0_decode",
     "ue8m0_encode",
     "unjoinable",
     "unstackable",
+    "unswizzle_128x4",
 ]

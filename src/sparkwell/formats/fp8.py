@@ -17,7 +17,10 @@ from sparkwell.formats.quantized import (
     check_activations,
     check_device,
     check_matrix,
+    check_rows,
     check_tensor,
+    divided,
+    weight_values,
 )
 
 AMAX_FLOOR = 1e-4  # smallest amax that sets an activation's scale (DeepSeek's reference code)
@@ -40,6 +43,7 @@ class Fp8Block(Quantized):
     block: tuple[int, int] = (128, 128)
     activations: Activations = "none"
 
+    input_scale: ClassVar[None] = None
     ROWS: ClassVar[tuple[str, ...]] = ("values", "scales")
 
     def __post_init__(self) -> None:
@@ -109,8 +113,7 @@ def fp8_scales(amax: torch.Tensor, *, floor: float, pow2: bool) -> torch.Tensor:
 
     A NaN or infinite amax gives a NaN or infinite scale.
     """
-    # By a tensor: on a GPU torch turns division by a number into a product with its inverse.
-    scales = amax.clamp(min=floor) / amax.new_full((), E4M3_MAX)
+    scales = divided(amax.clamp(min=floor), E4M3_MAX)
     return pow2_ceil(scales) if pow2 else scales
 
 
@@ -122,13 +125,7 @@ def quantize_fp8_block(
     w: [..., n, k] float, finite.  pow2: scales rounded up to powers of two (DeepSeek-V3.2).
     Raises BadInput for a vector, integers, or non-finite values.
     """
-    if w.ndim < 2 or not w.is_floating_point():
-        raise BadInput(
-            f"quantize_fp8_block: w is {w.dtype} {list(w.shape)}, want float [..., n, k]"
-        )
-    w = w.float()
-    if bad := int((~torch.isfinite(w)).sum()):
-        raise BadInput(f"quantize_fp8_block: {bad} of {w.numel()} values are not finite; mend w")
+    w = weight_values("quantize_fp8_block", w)
     *lead, n, k = w.shape
     bn, bk = block
     padded = torch.nn.functional.pad(w, (0, -k % bk, 0, -n % bn))
@@ -137,6 +134,43 @@ def quantize_fp8_block(
     scales = fp8_scales(blocks.abs().amax((-3, -1)), floor=AMAX_TINY, pow2=pow2)
     scaled = (blocks / scales[..., :, None, :, None]).reshape(padded.shape)[..., :n, :k]
     return Fp8Block(e4m3_encode(scaled).view(torch.float8_e4m3fn), scales, block)
+
+
+def quantize_fp8_channels(w: torch.Tensor) -> Fp8Rows:
+    """scale = amax(row) / 448, values = e4m3(w / scale); scales are at least 2^-126.
+
+    w: [..., n, k] float, finite.
+    Raises BadInput for a vector, integers, or non-finite values.
+    """
+    w = weight_values("quantize_fp8_channels", w)
+    scales = fp8_scales(_amax(w), floor=AMAX_TINY, pow2=False)
+    values = e4m3_encode(w / scales[..., None]).view(torch.float8_e4m3fn)
+    return Fp8Rows(values, scales)
+
+
+def quantize_fp8_tokens(x: torch.Tensor, input_scale: torch.Tensor | None = None) -> Fp8Rows:
+    """Activations: values = e4m3(x / scale), one scale per token.
+
+    x: [..., m, k] float; one NaN makes its whole token NaN, and so does an infinity where scales
+    are dynamic (it saturates where they are not).
+    input_scale: one fp32, the checkpoint's own (ModelOpt's, compressed-tensors' static tensor
+    strategy); None: max(amax(token), 1e-4) / 448.
+    Returns the quantized rows; `dequantize` gives what the product then sees.
+    Raises BadInput for integers, a vector, or a scale that is not one fp32.
+    """
+    check_rows("quantize_fp8_tokens", x, input_scale)
+    x = x.float()
+    if input_scale is None:
+        scales = fp8_scales(_amax(x), floor=AMAX_FLOOR, pow2=False)
+    else:
+        scales = input_scale.reshape(()).expand(x.shape[:-1]).contiguous()
+    values = e4m3_encode(x / scales[..., None]).view(torch.float8_e4m3fn)
+    return Fp8Rows(values, scales)
+
+
+def _amax(rows: torch.Tensor) -> torch.Tensor:
+    """[..., k] -> [...], 0 where k is 0."""
+    return rows.abs().amax(-1) if rows.shape[-1] else rows.new_zeros(rows.shape[:-1])
 
 
 def quantize_fp8_rows(

@@ -9,13 +9,17 @@ from typing import ClassVar
 import torch
 
 from sparkwell.errors import BadInput
+from sparkwell.formats.floats import e2m1_pack as nibbles_pack
 from sparkwell.formats.floats import e2m1_unpack as nibbles_unpack
 from sparkwell.formats.quantized import (
+    Activations,
     Quantized,
     check_device,
     check_groups,
     check_matrix,
     check_tensor,
+    divided,
+    weight_values,
 )
 
 MIDDLE = 8  # the code of zero where there are no zero points
@@ -40,6 +44,8 @@ class Int4Group(Quantized):
     group: int
     order: torch.Tensor | None = None
 
+    activations: ClassVar[Activations] = "none"
+    input_scale: ClassVar[None] = None
     ROWS: ClassVar[tuple[str, ...]] = ("codes", "scales", "zeros")
 
     def __post_init__(self) -> None:
@@ -85,3 +91,38 @@ class Int4Group(Quantized):
 def _is_permutation(order: torch.Tensor) -> bool:
     expected = torch.arange(len(order), dtype=order.dtype)
     return torch.equal(order.sort().values, expected)
+
+
+def quantize_int4(
+    w: torch.Tensor,
+    *,
+    group: int = 128,
+    zero_points: bool = False,
+    scale_dtype: torch.dtype = torch.float32,
+) -> Int4Group:
+    """code = clamp(round(w / scale + zero), 0, 15), scales by the largest values of each group.
+
+    Without zero points scale = amax / 7.5 and zero = 8; with them scale = (max - min) / 15, where
+    max and min reach at least 0, and zero = round(-min / scale).  Ties go to even; scales that
+    would be zero are 2^-23.  On fp32 weights bit for bit compressed-tensors' codes and scales.
+
+    w: [..., n, k] float, finite; k a multiple of group.
+    scale_dtype: the scales are rounded to it first; codes are by the rounded ones.
+    Raises BadInput for a vector, integers, non-finite values, or k inside a group.
+    """
+    w = weight_values("quantize_int4", w)
+    check_groups("quantize_int4", w.shape[-1], group)
+    groups = w.unflatten(-1, (-1, group))
+    high, low = groups.amax(-1).clamp(min=0), groups.amin(-1).clamp(max=0)
+    wanted = divided(high - low, 15) if zero_points else divided(torch.maximum(high, -low), 7.5)
+    scales = wanted.to(scale_dtype)
+    scales = torch.where(scales == 0, torch.finfo(torch.float32).eps, scales).to(scale_dtype)
+    factor, zeros = scales.float()[..., None], None
+    scaled = groups / factor
+    if zero_points:
+        # Like that library: -8 stands for 0 while the zero points are rounded.
+        middle = (-MIDDLE - low / factor[..., 0]).clamp(-MIDDLE, 7).round()
+        zeros = (middle + MIDDLE).to(torch.uint8)
+        scaled = scaled + middle[..., None]
+    codes = (scaled.clamp(-MIDDLE, 7).round() + MIDDLE).to(torch.uint8)
+    return Int4Group(nibbles_pack(codes.flatten(-2)), scales, zeros, group)

@@ -1,11 +1,20 @@
 """MXFP4: e2m1 codes and a power-of-two scale per 32 of a row (OCP microscaling specification)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 
-from sparkwell.formats.floats import e2m1_decode, e2m1_unpack, ue8m0_decode
+from sparkwell.errors import BadInput
+from sparkwell.formats.floats import (
+    E2M1_MAX,
+    e2m1_decode,
+    e2m1_encode,
+    e2m1_pack,
+    e2m1_unpack,
+    ue8m0_decode,
+    ue8m0_encode,
+)
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
@@ -14,9 +23,12 @@ from sparkwell.formats.quantized import (
     check_groups,
     check_matrix,
     check_tensor,
+    divided,
+    weight_values,
 )
 
 GROUP = 32  # values of one scale
+Rule = Literal["nearest", "floor", "ceil"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +45,7 @@ class Mxfp4(Quantized):
     scales: torch.Tensor
     activations: Activations = "none"
 
+    input_scale: ClassVar[None] = None
     ROWS: ClassVar[tuple[str, ...]] = ("codes", "scales")
 
     def __post_init__(self) -> None:
@@ -56,3 +69,30 @@ class Mxfp4(Quantized):
         """
         values = e2m1_decode(e2m1_unpack(self.codes))
         return (values * ue8m0_decode(self.scales).repeat_interleave(GROUP, -1)).to(dtype)
+
+
+def quantize_mxfp4(w: torch.Tensor, *, rule: Rule = "nearest") -> Mxfp4:
+    """code = e2m1(w / 2^e), e by the largest value of each block:
+
+    "floor": floor(log2 amax) - 2, the OCP specification's: values from 6 up to 8 saturate.
+    "nearest": one more where amax is at least 1.75 times a power of two: only values up to 7
+    saturate.  compressed-tensors' rule, bit for bit on fp32 weights.
+    "ceil": ceil(log2(amax / 6)): nothing saturates.
+    e lies in -127 to 127; blocks of zeros have -127.
+
+    w: [..., n, k] float, finite; k a multiple of 32.
+    Raises BadInput for a vector, integers, non-finite values, k inside a block, another rule.
+    """
+    w = weight_values("quantize_mxfp4", w)
+    check_groups("quantize_mxfp4", w.shape[-1], GROUP)
+    if rule not in get_args(Rule):
+        raise BadInput(f"quantize_mxfp4: rule is {rule!r}, want one of {', '.join(get_args(Rule))}")
+    blocks = w.unflatten(-1, (-1, GROUP))
+    largest = blocks.abs().amax(-1)
+    if rule == "ceil":
+        scales = ue8m0_encode(divided(largest, E2M1_MAX))
+    else:
+        bits = largest.view(torch.int32) + (1 << 21 if rule == "nearest" else 0)
+        scales = ((bits >> 23) - 2).clamp(0, 254).to(torch.uint8)
+    codes = e2m1_encode(blocks / ue8m0_decode(scales)[..., None])
+    return Mxfp4(e2m1_pack(codes.flatten(-2)), scales)

@@ -8,7 +8,16 @@ from typing import ClassVar
 
 import torch
 
-from sparkwell.formats.floats import e2m1_decode, e2m1_unpack
+from sparkwell.errors import BadInput
+from sparkwell.formats.floats import (
+    E2M1_MAX,
+    E4M3_MAX,
+    e2m1_decode,
+    e2m1_encode,
+    e2m1_pack,
+    e2m1_unpack,
+    e4m3_encode,
+)
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
@@ -16,10 +25,19 @@ from sparkwell.formats.quantized import (
     check_device,
     check_groups,
     check_matrix,
+    check_rows,
     check_tensor,
+    divided,
+    weight_values,
 )
 
 GROUP = 16  # values of one scale
+RANGE = E2M1_MAX * E4M3_MAX  # largest value before the factor of the row: 2688
+ZERO_BLOCK = 0.125  # compressed-tensors' scale of blocks whose own rounds to zero
+SMALLEST_SCALE = 2.0**-9  # of e4m3
+# Smallest dynamic factor of a token; beneath, factor * scale could be a subnormal, which GPUs
+# read as zero.
+FACTOR_FLOOR = 2.0**-100
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,3 +87,98 @@ class Nvfp4(Quantized):
         values = e2m1_decode(e2m1_unpack(self.codes))
         exact = values * self.scales.float().repeat_interleave(GROUP, -1)
         return (exact * self.row_scales[..., None]).to(dtype)
+
+
+def quantize_nvfp4(w: torch.Tensor, *, amax: torch.Tensor | None = None) -> Nvfp4:
+    """g = 2688 / amax, s = e4m3(g * amax(block) / 6), code = e2m1(w / (s / g)), row_scales = 1 / g.
+
+    Scales by the largest value, bit for bit those of compressed-tensors on fp32 weights, its rules
+    for nothing included: a block whose scale rounds to zero gets 0.125 and codes of zero, a weight
+    of zeros g = 1.
+
+    w: [..., n, k] float, finite; k a multiple of 16.
+    amax: [...] fp32 to share one g between shards that other software fuses; None: w's own.
+    Raises BadInput for a vector, integers, non-finite values, or k inside a block.
+    """
+    w = weight_values("quantize_nvfp4", w)
+    check_groups("quantize_nvfp4", w.shape[-1], GROUP)
+    if amax is None:
+        amax = w.abs().flatten(-2).amax(-1) if w.numel() else w.new_zeros(w.shape[:-2])
+    elif amax.dtype != torch.float32 or amax.shape != w.shape[:-2]:
+        raise BadInput(
+            f"quantize_nvfp4: amax is {amax.dtype} {list(amax.shape)}, want float32 "
+            f"{list(w.shape[:-2])}, one value a weight"
+        )
+    g = amax.new_full((), RANGE) / amax.clamp(min=torch.finfo(torch.float32).tiny)
+    g = torch.where(torch.isfinite(g), g, 1.0)[..., None, None]
+    blocks = w.unflatten(-1, (-1, GROUP))
+    wanted = divided(blocks.abs().amax(-1), E2M1_MAX) * g
+    scales = e4m3_encode(wanted).view(torch.float8_e4m3fn).float()
+    scales = torch.where(scales == 0, ZERO_BLOCK, scales)
+    # Adding zero makes a zero of -0, as that library's sign() does.
+    codes = e2m1_encode(blocks / (scales / g)[..., None] + 0.0)
+    rows = (1.0 / g)[..., 0].expand(w.shape[:-1]).contiguous()
+    return Nvfp4(e2m1_pack(codes.flatten(-2)), scales.to(torch.float8_e4m3fn), rows)
+
+
+def quantize_nvfp4_tokens(x: torch.Tensor, input_scale: torch.Tensor | None = None) -> Nvfp4:
+    """Activations: s = e4m3(clamp(amax(block) / (6 f), 2^-9, 448)), code = e2m1(x / (s f)).
+
+    x: [..., m, k] float; k a multiple of 16.  One NaN makes its block NaN (its token where f is
+    the token's); an infinity its token, or saturates where f is static.
+    input_scale: f, one fp32, the checkpoint's own: what lies beyond 2688 f saturates.  None: per
+    token, f = max(amax(token) / 2688, 2^-100).
+    Returns the rows with f in `row_scales`; `dequantize` gives what the product then sees.
+    Raises BadInput for integers, a vector, k inside a block, or a scale that is not one fp32.
+    """
+    check_rows("quantize_nvfp4_tokens", x, input_scale)
+    check_groups("quantize_nvfp4_tokens", x.shape[-1], GROUP)
+    blocks = x.float().unflatten(-1, (-1, GROUP))
+    largest = blocks.abs().amax(-1)
+    if input_scale is not None:
+        factor = input_scale.reshape(()).expand(x.shape[:-1]).contiguous()
+    elif x.shape[-1]:
+        factor = divided(largest.amax(-1), RANGE).clamp(min=FACTOR_FLOOR)
+    else:
+        factor = largest.new_full(x.shape[:-1], FACTOR_FLOOR)
+    wanted = largest / (factor * E2M1_MAX)[..., None]
+    scales = e4m3_encode(wanted.clamp(SMALLEST_SCALE, E4M3_MAX)).view(torch.float8_e4m3fn)
+    codes = e2m1_encode(blocks / (scales.float() * factor[..., None])[..., None])
+    return Nvfp4(e2m1_pack(codes.flatten(-2)), scales, factor)
+
+
+def swizzle_128x4(scales: torch.Tensor) -> torch.Tensor:
+    """Scales in the order tensor cores of SM100 and CUTLASS read: tiles of 128 rows by 4 scales.
+
+    Scale (r, c) lies at ((r // 128) * ceil(C / 4) + c // 4) * 512
+    + (r % 32) * 16 + ((r % 128) // 32) * 4 + c % 4.
+    scales: [..., n, C] of one-byte elements; missing rows and scales of the last tiles are zeros.
+    Returns [..., ceil(n / 128) * ceil(C / 4) * 512] of the same type.
+    """
+    *_, n, columns = scales.shape
+    padded = torch.nn.functional.pad(_bytes(scales), (0, -columns % 4, 0, -n % 128))
+    tiles = padded.unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4, 32))  # [..., R, 4, 32, C/4, 4]
+    order = (-5, -2, -3, -4, -1)
+    lead = list(range(tiles.ndim - 5))
+    return tiles.permute(*lead, *(tiles.ndim + i for i in order)).flatten(-5).view(scales.dtype)
+
+
+def unswizzle_128x4(swizzled: torch.Tensor, n: int, columns: int) -> torch.Tensor:
+    """Inverse of `swizzle_128x4`.  [..., bytes] -> [..., n, columns]; the padding is dropped."""
+    rows, groups = -(-n // 128), -(-columns // 4)
+    if swizzled.shape[-1] != rows * groups * 512:
+        raise BadInput(
+            f"unswizzle_128x4: {swizzled.shape[-1]} scales, want {rows * groups * 512} for "
+            f"{n} rows of {columns}"
+        )
+    tiles = _bytes(swizzled).unflatten(-1, (rows, groups, 32, 4, 4))
+    order = (-5, -2, -3, -4, -1)
+    lead = list(range(tiles.ndim - 5))
+    padded = tiles.permute(*lead, *(tiles.ndim + i for i in order)).flatten(-2).flatten(-4, -2)
+    return padded[..., :n, :columns].contiguous().view(swizzled.dtype)
+
+
+def _bytes(scales: torch.Tensor) -> torch.Tensor:
+    if scales.dtype.itemsize != 1:
+        raise BadInput(f"swizzle_128x4: scales are {scales.dtype}, want a type of one byte")
+    return scales.contiguous().view(torch.uint8)

@@ -126,3 +126,28 @@ def check_device(weight: Quantized) -> None:
     if len(set(places.values())) > 1:
         listed = ", ".join(f"{name} on {place}" for name, place in places.items())
         raise BadInput(f"{type(weight).__name__}: {listed}; want one device")
+
+
+def weight_values(op: str, w: torch.Tensor) -> torch.Tensor:
+    """w in fp32.  Raises BadInput unless it is a matrix or a stack of floats, all finite."""
+    if w.ndim < 2 or not w.is_floating_point():
+        raise BadInput(f"{op}: w is {w.dtype} {list(w.shape)}, want float [..., n, k]")
+    w = w.float()
+    if bad := int((~torch.isfinite(w)).sum()):
+        raise BadInput(f"{op}: {bad} of {w.numel()} values are not finite; mend w")
+    return w
+
+
+def check_rows(op: str, x: torch.Tensor, input_scale: torch.Tensor | None) -> None:
+    """Raises BadInput unless x has rows of floats, and its static scale is one fp32 number."""
+    if x.ndim < 2 or not x.is_floating_point():
+        raise BadInput(f"{op}: x is {x.dtype} {list(x.shape)}, want float [..., m, k]")
+    if input_scale is not None and (input_scale.dtype != torch.float32 or input_scale.numel() != 1):
+        raise BadInput(
+            f"{op}: input_scale is {input_scale.dtype} {list(input_scale.shape)}, want one float32"
+        )
+
+
+def divided(x: torch.Tensor, by: float) -> torch.Tensor:
+    """x / by, rounded once: on a GPU torch turns division by a number into a product."""
+    return x / x.new_full((), by)
