@@ -101,7 +101,7 @@ def e2m1_encode(x: torch.Tensor) -> torch.Tensor:
     """
     x = _require_float("e2m1_encode", x).nan_to_num(E2M1_MAX)
     boundaries = torch.tensor(_E2M1_BOUNDARIES, dtype=torch.float32, device=x.device)
-    magnitude = torch.bucketize(x.abs(), boundaries, out_int32=True)
+    magnitude = torch.bucketize(x.abs().contiguous(), boundaries, out_int32=True)
     return (magnitude + 8 * x.signbit()).to(torch.uint8)
 
 

@@ -94,5 +94,6 @@ def quantize_mxfp4(w: torch.Tensor, *, rule: Rule = "nearest") -> Mxfp4:
     else:
         bits = largest.view(torch.int32) + (1 << 21 if rule == "nearest" else 0)
         scales = ((bits >> 23) - 2).clamp(0, 254).to(torch.uint8)
-    codes = e2m1_encode(blocks / ue8m0_decode(scales)[..., None])
+    # Adding zero makes a zero of -0, as that library's sign() does.
+    codes = e2m1_encode(blocks / ue8m0_decode(scales)[..., None] + 0.0)
     return Mxfp4(e2m1_pack(codes.flatten(-2)), scales)

@@ -90,7 +90,7 @@ class Nvfp4(Quantized):
 
 
 def quantize_nvfp4(w: torch.Tensor, *, amax: torch.Tensor | None = None) -> Nvfp4:
-    """g = 2688 / amax, s = e4m3(g * amax(block) / 6), code = e2m1(w / (s / g)), row_scales = 1 / g.
+    """code = e2m1(w / (s / g)), s = e4m3(amax(block) / 6 * g), g = 2688 / amax, row_scales = 1 / g.
 
     Scales by the largest value, bit for bit those of compressed-tensors on fp32 weights, its rules
     for nothing included: a block whose scale rounds to zero gets 0.125 and codes of zero, a weight
@@ -109,7 +109,8 @@ def quantize_nvfp4(w: torch.Tensor, *, amax: torch.Tensor | None = None) -> Nvfp
             f"quantize_nvfp4: amax is {amax.dtype} {list(amax.shape)}, want float32 "
             f"{list(w.shape[:-2])}, one value a weight"
         )
-    g = amax.new_full((), RANGE) / amax.clamp(min=torch.finfo(torch.float32).tiny)
+    # Rounded twice as that library's (a number by a tensor is a product with its inverse there).
+    g = amax.clamp(min=torch.finfo(torch.float32).tiny).reciprocal() * RANGE
     g = torch.where(torch.isfinite(g), g, 1.0)[..., None, None]
     blocks = w.unflatten(-1, (-1, GROUP))
     wanted = divided(blocks.abs().amax(-1), E2M1_MAX) * g
@@ -117,7 +118,7 @@ def quantize_nvfp4(w: torch.Tensor, *, amax: torch.Tensor | None = None) -> Nvfp
     scales = torch.where(scales == 0, ZERO_BLOCK, scales)
     # Adding zero makes a zero of -0, as that library's sign() does.
     codes = e2m1_encode(blocks / (scales / g)[..., None] + 0.0)
-    rows = (1.0 / g)[..., 0].expand(w.shape[:-1]).contiguous()
+    rows = g.reciprocal()[..., 0].expand(w.shape[:-1]).contiguous()
     return Nvfp4(e2m1_pack(codes.flatten(-2)), scales.to(torch.float8_e4m3fn), rows)
 
 
