@@ -7,7 +7,7 @@ BUDGET = {  # raising one is a line in a diff that somebody has to defend
     "": 250,
     "hardware": 1300,
     "formats": 1800,
-    "checkpoints": 1800,
+    "checkpoints": 3600,
     "ops": 10500,
     "verify": 3900,
     "compat": 1100,
@@ -15,7 +15,7 @@ BUDGET = {  # raising one is a line in a diff that somebody has to defend
     "models": 1000,
     "engine": 2300,
     "server": 1800,
-    "cli": 1200,
+    "cli": 1500,
 }
 
 

@@ -9,7 +9,8 @@ import torch
 
 from sparkwell.checkpoints.config import DeepseekConfig, LlamaConfig, parse_config
 from sparkwell.checkpoints.reader import Checkpoint
-from sparkwell.checkpoints.schemes import check_tensors, scheme
+from sparkwell.checkpoints.schemes import check_tensors
+from sparkwell.checkpoints.survey import survey
 from sparkwell.errors import BadInput
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.llama import LlamaModel
@@ -62,12 +63,12 @@ def load_model(
     config = parse_config(
         checkpoint.config, file=folder / "config.json", latent_norm_eps=latent_norm_eps
     )
-    stored = scheme(checkpoint.config, checkpoint)
+    held = survey(checkpoint)
     check_tensors(checkpoint, expected_tensors(config), ignored=_ignored(config))
     kind = _dtype(dtype, checkpoint, device)
     if widen_fp8 is None:
         widen_fp8 = torch.device(device).type == "cuda"
-    if widen_fp8 and stored.kind != "none":
+    if widen_fp8 and held.weights:
         log.warning("%s: FP8 weights become %s, which takes more memory", folder, kind)
     weights = CheckpointWeights(
         checkpoint, dtype=kind, device=device, widen_fp8=widen_fp8, progress=progress

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from sparkwell.checkpoints.reader import Checkpoint
-from sparkwell.checkpoints.schemes import read_weight
+from sparkwell.checkpoints.schemes import read_weight, stored_bytes
 from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.weights import Weight, dequantize
 
@@ -80,16 +80,11 @@ class CheckpointWeights:
         self._progress, self._done = progress, 0
         self._total = sum(info.nbytes for info in checkpoint.tensors.values())
 
-    def _count(self, name: str) -> None:
-        self._done += self.checkpoint.tensors[name].nbytes
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
     def _read(self, name: str, shape: tuple[int, ...]) -> Weight:
         weight = read_weight(self.checkpoint, name, shape)
-        self._count(name)
-        if isinstance(weight, Fp8Block):
-            self._count(f"{name}_scale_inv")
+        self._done += stored_bytes(self.checkpoint, name)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
         return weight
 
     def tensor(self, name: str, shape: tuple[int, ...], *, fp32: bool = False) -> torch.Tensor:
