@@ -48,6 +48,17 @@ class Quantized:
         """The same kind with change(name, tensor) in place of each tensor."""
         return replace(self, **{name: change(name, t) for name, t in self.tensors().items()})
 
+    def scaled(self, input_scale: torch.Tensor | None) -> Self:
+        """The same weight with another static scale of its activations, or none.
+
+        Raises BadInput for a scale where the format knows none.
+        """
+        if "input_scale" in (field.name for field in fields(self)):
+            return replace(self, input_scale=input_scale)  # type: ignore[call-arg]
+        if input_scale is not None:
+            raise BadInput(f"{type(self).__name__}: has no static scale of activations")
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where its tensors lie."""

@@ -1,7 +1,7 @@
 """A weight in any format: a plain tensor or a quantized one; stacks of them, and joined rows."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 
@@ -14,6 +14,7 @@ from sparkwell.formats.quantized import Quantized
 
 QuantizedTensor: TypeAlias = Fp8Block | Fp8Rows | Nvfp4 | Mxfp4 | Int4Group
 Weight: TypeAlias = torch.Tensor | QuantizedTensor
+W = TypeVar("W", bound=Weight)
 
 
 def dequantize(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -64,21 +65,22 @@ def unjoinable(weights: Sequence[Weight]) -> str | None:
     return None
 
 
-def stack(weights: Sequence[Weight]) -> Weight:
+def stack(weights: Sequence[W]) -> W:
     """[n, k] each -> [E, n, k]: weight i is the stack's expert i; copies.
 
     Raises BadInput for no weights, and where kinds, shapes or options differ.
     """
     first = _first("stack", weights, unstackable(weights))
     if isinstance(first, torch.Tensor):
-        return torch.stack([weight for weight in weights if isinstance(weight, torch.Tensor)])
+        return cast(W, torch.stack([w for w in weights if isinstance(w, torch.Tensor)]))
     parts = [weight.tensors() for weight in weights if isinstance(weight, Quantized)]
-    return first.changed(
+    whole = first.changed(
         lambda name, t: t if name == "order" else torch.stack([part[name] for part in parts])
     )
+    return cast(W, whole)
 
 
-def join(weights: Sequence[Weight]) -> Weight:
+def join(weights: Sequence[W]) -> W:
     """[..., n_i, k] each -> [..., sum n_i, k]: one below the other, every row unchanged; copies.
 
     Raises BadInput for no weights, and where the rows can't be kept exactly as they are: kinds,
@@ -86,12 +88,13 @@ def join(weights: Sequence[Weight]) -> Weight:
     """
     first = _first("join", weights, unjoinable(weights))
     if isinstance(first, torch.Tensor):
-        return torch.cat([weight for weight in weights if isinstance(weight, torch.Tensor)], -2)
+        return cast(W, torch.cat([w for w in weights if isinstance(w, torch.Tensor)], -2))
     parts = [weight.tensors() for weight in weights if isinstance(weight, Quantized)]
-    rows = len(first.shape) - 2
-    return first.changed(
-        lambda name, t: torch.cat([part[name] for part in parts], rows) if name in first.ROWS else t
+    held, rows = first.ROWS, len(first.shape) - 2
+    whole = first.changed(
+        lambda name, t: torch.cat([part[name] for part in parts], rows) if name in held else t
     )
+    return cast(W, whole)
 
 
 def _first(op: str, weights: Sequence[Weight], reason: str | None) -> Weight:

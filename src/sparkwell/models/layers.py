@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from sparkwell.checkpoints.config import MoeConfig, RopeConfig
-from sparkwell.formats.weights import Weight
+from sparkwell.formats.weights import Weight, join, unjoinable
 from sparkwell.models.weights import Weights
 from sparkwell.ops.activation import swiglu
 from sparkwell.ops.linear import linear
@@ -53,9 +53,10 @@ class Mlp:
 
 
 def joined(*weights: Weight) -> tuple[Weight, ...]:
-    """Weights of the same input: one below the other where they are plain, so one product."""
-    plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
-    return (torch.cat(plain),) if len(plain) == len(weights) else weights
+    """Weights of the same input: one below the other where every row stays as it is, so that there
+    is one product; else apart (other formats, other static scales of x, FP8 blocks that a join
+    would cut)."""
+    return weights if unjoinable(weights) else (join(weights),)
 
 
 def multiplied(x: torch.Tensor, weights: tuple[Weight, ...]) -> torch.Tensor:

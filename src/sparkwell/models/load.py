@@ -10,11 +10,11 @@ import torch
 from sparkwell.checkpoints.config import DeepseekConfig, LlamaConfig, parse_config
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import check_tensors
-from sparkwell.checkpoints.survey import survey
 from sparkwell.errors import BadInput
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.llama import LlamaModel
-from sparkwell.models.weights import CheckpointWeights, Progress, Recorder, Weights
+from sparkwell.models.weights import ANY, CheckpointWeights, Progress, Recorder, Weights
+from sparkwell.ops import served
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def load_model(
     dtype: str = "auto",
     device: str | torch.device = "cpu",
     latent_norm_eps: float | None = None,
-    widen_fp8: bool | None = None,
+    widen: bool | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder.
@@ -53,8 +53,8 @@ def load_model(
     in fp32 anyway, and the checkpoint's own elsewhere.
     latent_norm_eps: eps of MLA's latent norms; None takes rms_norm_eps for GLM (as vLLM does) and
     1e-6 for DeepSeek.  Transformers takes 1e-6 for both.
-    widen_fp8: FP8 weights become `dtype` while they are loaded, with a warning; None: on a GPU,
-    whose products are of float weights so far.
+    widen: quantized weights become `dtype` while they are loaded, with a warning; None: on a GPU
+    those of formats that no kernel multiplies as they are, nothing on a CPU.
     progress: called with bytes done and bytes in all.
 
     Raises BadCheckpoint before any data is read where names, shapes or the scheme do not fit.
@@ -63,17 +63,25 @@ def load_model(
     config = parse_config(
         checkpoint.config, file=folder / "config.json", latent_norm_eps=latent_norm_eps
     )
-    held = survey(checkpoint)
     check_tensors(checkpoint, expected_tensors(config), ignored=_ignored(config))
     kind = _dtype(dtype, checkpoint, device)
-    if widen_fp8 is None:
-        widen_fp8 = torch.device(device).type == "cuda"
-    if widen_fp8 and held.weights:
-        log.warning("%s: FP8 weights become %s, which takes more memory", folder, kind)
     weights = CheckpointWeights(
-        checkpoint, dtype=kind, device=device, widen_fp8=widen_fp8, progress=progress
+        checkpoint, dtype=kind, device=device, progress=progress, **kept_formats(device, widen)
     )
-    return build(config, weights)
+    model = build(config, weights)
+    for remark, count in weights.remarks.items():
+        log.warning("%s: %d %s", folder, count, remark)
+    return model
+
+
+def kept_formats(device: str | torch.device, widen: bool | None) -> dict[str, frozenset[str]]:
+    """The formats that stay as they are stored, in layers and in stacks of experts."""
+    if widen is None and torch.device(device).type == "cpu":
+        widen = False
+    if widen is None:
+        return {"linear": served.LINEAR, "experts": served.EXPERTS}
+    kinds: frozenset[str] = frozenset() if widen else ANY
+    return {"linear": kinds, "experts": kinds}
 
 
 def _dtype(name: str, checkpoint: Checkpoint, device: str | torch.device) -> torch.dtype:

@@ -4,6 +4,7 @@ A model's constructor asks for every tensor by name and shape.  Run with a `Reco
 table of expected tensors; run with `CheckpointWeights` it loads them.  So the names stand once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -11,10 +12,24 @@ import torch
 
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import read_weight, stored_bytes
-from sparkwell.formats.fp8 import Fp8Block
-from sparkwell.formats.weights import Weight, dequantize
+from sparkwell.checkpoints.survey import stored_weights
+from sparkwell.formats.quantized import Quantized
+from sparkwell.formats.weights import (
+    QuantizedTensor,
+    Weight,
+    dequantize,
+    join,
+    kind,
+    unjoinable,
+    unstackable,
+)
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+ANY = frozenset({"Fp8Block", "Fp8Rows", "Nvfp4", "Mxfp4", "Int4Group"})
+NO_KERNEL = "no kernel multiplies them as they are"
+LOST_SCALES = (
+    "static scales of activations are left out: some differ within an expert, or are missing"
+)
 
 
 class Weights(Protocol):
@@ -61,9 +76,11 @@ class Recorder:
 
 
 class CheckpointWeights:
-    """Reads each tensor when it is asked for: one tensor of the file in host memory at a time.
+    """Reads each tensor when it is asked for: those of one product in host memory at a time.
 
-    widen_fp8: FP8 weights become `dtype` on the way, for devices that no kernel multiplies them on.
+    linear, experts: the formats that stay as they are stored in a layer, in a stack of experts;
+    other quantized weights become `dtype` on the way.
+    remarks: what a user should know of the way they were loaded, and of how many weights.
     """
 
     def __init__(
@@ -72,58 +89,125 @@ class CheckpointWeights:
         *,
         dtype: torch.dtype,
         device: str | torch.device,
-        widen_fp8: bool = False,
+        linear: frozenset[str] = ANY,
+        experts: frozenset[str] = ANY,
         progress: Progress | None = None,
     ) -> None:
         self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
-        self.widen_fp8 = widen_fp8
-        self._progress, self._done = progress, 0
+        self.kept_linear, self.kept_experts = linear, experts
+        self.remarks: Counter[str] = Counter()
+        self._progress, self._counted, self._done = progress, set[str](), 0
         self._total = sum(info.nbytes for info in checkpoint.tensors.values())
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Weight:
         weight = read_weight(self.checkpoint, name, shape)
-        self._done += stored_bytes(self.checkpoint, name)
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        if name not in self._counted:
+            self._counted.add(name)
+            self._done += stored_bytes(self.checkpoint, name)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
         return weight
+
+    def _widened(self, weight: QuantizedTensor, why: str) -> torch.Tensor:
+        self.remarks[f"{kind(weight)} weights become {_named(self.dtype)}: {why}"] += 1
+        return dequantize(weight, self.dtype)
 
     def tensor(self, name: str, shape: tuple[int, ...], *, fp32: bool = False) -> torch.Tensor:
         dtype = torch.float32 if fp32 else self.dtype
         return dequantize(self._read(name, shape), dtype).to(self.device)
 
     def linear(self, name: str, n: int, k: int) -> Weight:
-        weight = self._read(f"{name}.weight", (n, k))
-        if self.widen_fp8 or not isinstance(weight, Fp8Block):
-            return dequantize(weight.to(self.device), self.dtype)
-        return weight.to(self.device)
+        weight = self._read(f"{name}.weight", (n, k)).to(self.device)
+        if isinstance(weight, torch.Tensor):
+            return weight.to(self.dtype)
+        if kind(weight) in self.kept_linear:
+            return weight
+        return self._widened(weight, NO_KERNEL)
 
     def dense(self, name: str, n: int, k: int) -> torch.Tensor:
         return self.tensor(f"{name}.weight", (n, k))
 
     def stack(self, rows: Sequence[Sequence[str]], n: int, k: int) -> Weight:
-        # Rows below one another share FP8 blocks unless n ends on a block's edge.  Where it does
-        # not, or some of the experts are not FP8, the stack is dequantized: exact, only larger.
-        names = [f"{name}.weight" for row in rows for name in row]
-        fp8 = all(f"{name}_scale_inv" in self.checkpoint for name in names)
-        if self.widen_fp8 or not fp8 or (n % 128 and len(rows[0]) > 1):
-            return self._stack_dense(rows, n, k)
-        shape = (len(rows), len(rows[0]), n, k)
-        values = torch.empty(shape, dtype=torch.float8_e4m3fn, device=self.device)
-        blocks = (*shape[:2], -(-n // 128), -(-k // 128))
-        scales = torch.empty(blocks, dtype=torch.float32, device=self.device)
-        for i, row in enumerate(rows):
-            for j, name in enumerate(row):
-                weight = self._read(f"{name}.weight", (n, k))
-                assert isinstance(weight, Fp8Block)
-                values[i, j].copy_(weight.values)
-                scales[i, j].copy_(weight.scales)
-        return Fp8Block(values.flatten(1, 2), scales.flatten(1, 2))
+        stored = stored_weights(self.checkpoint)
+        quantized = [f"{name}.weight" in stored for row in rows for name in row]
+        if not all(quantized):
+            mixed = "others of their stack are not quantized" if any(quantized) else ""
+            return self._stack_dense(rows, n, k, mixed)
+        pile = _Pile(len(rows), self.device)
+        for row in rows:
+            parts = [self._read(f"{name}.weight", (n, k)) for name in row]
+            weights = [part for part in parts if isinstance(part, Quantized)]
+            if kind(parts[0]) not in self.kept_experts:
+                return self._stack_dense(rows, n, k, NO_KERNEL)
+            if why := pile.put(weights):
+                return self._stack_dense(rows, n, k, f"they can't be stacked, {why}")
+        if pile.lost_scales:
+            self.remarks[LOST_SCALES] += len(rows)
+        return pile.whole()
 
-    def _stack_dense(self, rows: Sequence[Sequence[str]], n: int, k: int) -> torch.Tensor:
+    def _stack_dense(self, rows: Sequence[Sequence[str]], n: int, k: int, why: str) -> torch.Tensor:
         shape = (len(rows), len(rows[0]), n, k)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         for i, row in enumerate(rows):
             for j, name in enumerate(row):
                 weight = self._read(f"{name}.weight", (n, k)).to(self.device)
-                out[i, j].copy_(dequantize(weight, self.dtype))
+                if isinstance(weight, torch.Tensor):
+                    out[i, j].copy_(weight)
+                else:
+                    out[i, j].copy_(self._widened(weight, why))
         return out.flatten(1, 2)
+
+
+class _Pile:
+    """Experts of one format, put one after the other into tensors that hold them all."""
+
+    def __init__(self, experts: int, device: str | torch.device) -> None:
+        self.experts, self.device = experts, device
+        self._scales: list[torch.Tensor | None] = []  # of the activations of each
+        self._differ = False
+        self._first: QuantizedTensor | None = None
+        self._whole: QuantizedTensor | None = None
+
+    def put(self, parts: Sequence[QuantizedTensor]) -> str | None:
+        """The next expert, its weights one below the other; or why it can't be put there."""
+        scales = [part.input_scale for part in parts]
+        known = [scale for scale in scales if scale is not None]
+        same = len(known) == len(scales) and all(torch.equal(s, known[0]) for s in known)
+        self._scales.append(known[0] if same else None)
+        self._differ |= not same and bool(known)
+        bare = [part.scaled(None) for part in parts]
+        why = unjoinable(bare)
+        if why is None and self._first is not None:
+            why = unstackable([self._first, bare[0]])
+        if why is not None:
+            return why
+        one = join(bare)
+        if self._whole is None:
+            self._first, self._whole = bare[0], one.changed(self._room)
+        held = self._whole.tensors()
+        for name, t in one.tensors().items():
+            if name != "order":
+                held[name][len(self._scales) - 1].copy_(t)
+        return None
+
+    def _room(self, name: str, t: torch.Tensor) -> torch.Tensor:
+        if name == "order":
+            return t.to(self.device)
+        return torch.empty((self.experts, *t.shape), dtype=t.dtype, device=self.device)
+
+    def whole(self) -> QuantizedTensor:
+        """All of them; with static scales of activations where every expert has one."""
+        assert self._whole is not None and len(self._scales) == self.experts
+        scales = [scale for scale in self._scales if scale is not None]
+        if len(scales) < self.experts:
+            return self._whole
+        return self._whole.scaled(torch.stack(scales).to(self.device))
+
+    @property
+    def lost_scales(self) -> bool:
+        """Whether some of the experts have static scales that `whole` leaves out."""
+        return self._differ or 0 < sum(s is not None for s in self._scales) < self.experts
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
