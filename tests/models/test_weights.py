@@ -221,6 +221,8 @@ def test_joined_weights_give_the_same_products(make: Make) -> None:
     assert torch.equal(dequantize(whole), torch.cat([part.dequantize() for part in parts]))
     apart = torch.cat([linear(x, part) for part in parts], -1)
     assert_matches(multiplied(x, (whole,)), apart, "matmul", label="joined")
+    bias = torch.arange(18.0)
+    assert_matches(multiplied(x, (whole,), bias), apart + bias, "matmul", label="with a bias")
 
 
 @pytest.mark.parametrize(
@@ -237,8 +239,9 @@ def test_weights_that_do_not_fit_stay_apart(parts: Sequence[Weight]) -> None:
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
     kept = joined(*parts)
     assert len(kept) == 2 and all(a is b for a, b in zip(kept, parts, strict=True))
-    want = torch.cat([x @ dequantize(part).T for part in parts], -1)
+    want, bias = torch.cat([x @ dequantize(part).T for part in parts], -1), torch.arange(8.0)
     assert_matches(multiplied(x, kept) / 64, want / 64, "matmul")
+    assert_matches(multiplied(x, kept, bias) / 64, (want + bias) / 64, "matmul")
 
 
 def test_fp8_blocks_that_end_on_an_edge_are_joined() -> None:

@@ -59,10 +59,15 @@ def joined(*weights: Weight) -> tuple[Weight, ...]:
     return weights if unjoinable(weights) else (join(weights),)
 
 
-def multiplied(x: torch.Tensor, weights: tuple[Weight, ...]) -> torch.Tensor:
-    """What `joined` weights make of x, side by side."""
-    parts = [linear(x, weight) for weight in weights]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+def multiplied(
+    x: torch.Tensor, weights: tuple[Weight, ...], bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What `joined` weights make of x, side by side; bias: of all their outputs, or None."""
+    if len(weights) == 1:
+        return linear(x, weights[0], bias)
+    rows = [weight.shape[0] for weight in weights]
+    biases = [None] * len(rows) if bias is None else bias.split(rows)
+    return torch.cat([linear(x, w, b) for w, b in zip(weights, biases, strict=True)], -1)
 
 
 class Moe:

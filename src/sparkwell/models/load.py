@@ -63,7 +63,7 @@ def load_model(
     config = parse_config(
         checkpoint.config, file=folder / "config.json", latent_norm_eps=latent_norm_eps
     )
-    check_tensors(checkpoint, expected_tensors(config), ignored=_ignored(config))
+    check_tensors(checkpoint, expected_tensors(config), ignored=ignored_tensors(config))
     kind = _dtype(dtype, checkpoint, device)
     weights = CheckpointWeights(
         checkpoint, dtype=kind, device=device, progress=progress, **kept_formats(device, widen)
@@ -95,7 +95,7 @@ def _dtype(name: str, checkpoint: Checkpoint, device: str | torch.device) -> tor
     return DTYPES.get(str(stored), torch.bfloat16)
 
 
-def _ignored(config: Config) -> Callable[[str], bool]:
+def ignored_tensors(config: Config) -> Callable[[str], bool]:
     """Tensors a checkpoint may hold although the backbone does not use them."""
     layers = config.num_layers
 
