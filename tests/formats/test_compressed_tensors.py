@@ -83,6 +83,19 @@ def test_nvfp4_is_bit_exact(seed: int, size: float) -> None:
     assert torch.allclose(got.dequantize(), read.float(), rtol=2**-7, atol=0)
 
 
+def test_nvfp4_between_two_codes() -> None:
+    """Values that lie on the edges, as exactly as fp32 tells: one rounding more would show."""
+    w = weights(64)
+    g = generate_gparam(w.min(), w.max())
+    steps = (quantize_nvfp4(w).scales.float() / g).repeat_interleave(16, -1)
+    edges = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    largest = w.unflatten(-1, (-1, 16)).abs().amax(-1).repeat_interleave(16, -1) == w.abs()
+    w = torch.where(largest, w, edges[torch.arange(512) % 7] * steps * w.sign())
+    state = scaled(w, NVFP4, global_scale=g) | {"weight_global_scale": g}
+    compressed, _ = written("nvfp4-pack-quantized", state, NVFP4)
+    assert torch.equal(quantize_nvfp4(w).codes, compressed["weight_packed"])
+
+
 def test_nvfp4_of_shards_that_share_a_global_scale() -> None:
     q, k = weights(seed=1), weights(seed=2) * 5
     amax = torch.maximum(q.abs().max(), k.abs().max())
