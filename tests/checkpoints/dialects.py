@@ -335,7 +335,7 @@ BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 def quantized(name: str) -> bool:
     """Whether a tensor of a plain checkpoint is a Linear's weight that gets quantized."""
-    return name.endswith("_proj.weight") and not any(part in name for part in KEPT)
+    return name.endswith(("_proj.weight", "_proj_with_mqa.weight")) and not any(part in name for part in KEPT)
 
 
 def write_config(source: Path, folder: Path, dialect: Dialect | None) -> None:

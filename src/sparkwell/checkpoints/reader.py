@@ -28,6 +28,7 @@ DTYPES = {  # safetensors' name -> torch's
     "I64": torch.int64,
     "F64": torch.float64,
 }
+CUT_OFF = "file ended inside a tensor; it was longer when it was opened"
 READ_AT_ONCE = 1 << 30  # bytes; one read() moves less than 2^31 on Linux
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".gguf", ".ckpt", ".h5", ".msgpack", ".onnx")
 
@@ -121,7 +122,7 @@ def _read_into(info: TensorInfo, out: torch.Tensor) -> None:
             count = file.readinto(target[done : done + READ_AT_ONCE])
             if not count:
                 raise BadCheckpoint(
-                    "file ended inside a tensor; it was longer when it was opened",
+                    CUT_OFF,
                     file=info.file,
                     tensor=info.name,
                     came=f"{done} bytes",

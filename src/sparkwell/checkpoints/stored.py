@@ -33,6 +33,7 @@ class Stored:
     activations: what the checkpoint was made for.
     read: makes the weight of the files' data.
     source: index of an expert of stacked tensors and the first of its rows and their step.
+    check: raises BadCheckpoint for values that `read` would refuse, scales aside; reads no codes.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stored:
     activations: Activations = "none"
     group: int | None = None
     source: tuple[int, int, int] | None = None
+    check: Callable[["Stored", Checkpoint], None] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +78,8 @@ class Declared:
     method: its quant_method, None where nothing is declared.  file: where it stands.
     promise: what it says of a module.  pow2_scales: activations' scales are powers of two.
     version: of the file format, where readings differ.  cache: what it says of the KV cache.
-    quantizes: whether it says that any weight is quantized.
+    quantizes: whether it says that any weight is quantized.  integer_activations: whether it says
+    that activations become integers, which none do here.
     """
 
     method: str | None
@@ -86,6 +89,7 @@ class Declared:
     version: str | None = None
     cache: str | None = None
     quantizes: bool = False
+    integer_activations: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,17 +74,23 @@ class Survey:
 
     weights: by the name that a model has for each.  parts: the tensors that they consist of.
     cache_scales: scales of a quantized KV cache; nothing here uses them.
+    broken: modules that were reported, and whose tensors count for nothing.
     """
 
     declared: Declared
     weights: dict[str, Stored] = field(default_factory=dict)
     parts: set[str] = field(default_factory=set)
     cache_scales: list[TensorInfo] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
 
     def shapes(self, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor as a model sees it: quantized weights whole, no parts of them."""
         hidden = {*self.parts, *(info.name for info in self.cache_scales)}
-        held = {n: i.shape for n, i in checkpoint.tensors.items() if n not in hidden}
+        held = {
+            name: info.shape
+            for name, info in checkpoint.tensors.items()
+            if name not in hidden and name.rpartition(".")[0] not in self.broken
+        }
         return held | {name: stored.shape for name, stored in self.weights.items()}
 
 
@@ -109,13 +115,13 @@ def survey(checkpoint: Checkpoint, *, report: Report = stop) -> Survey:
         try:
             _recognise(module, found)
         except BadCheckpoint as error:
+            found.broken.add(module.name)
             if declared.method is not None:
                 report(error)
         if declared.method is None and undeclared is None:
             undeclared = next((i for leaf, i in module.tensors.items() if _marks(leaf, i)), None)
     _check_declared(checkpoint, found, undeclared, report)
-    if report is stop:
-        checkpoint.memo["survey"] = found
+    checkpoint.memo["survey"] = found
     return found
 
 
@@ -168,7 +174,7 @@ def _check_declared(
         problem = "tensors are quantized, but config.json has no quantization_config"
         wanted = "plain weights, or a quantization_config that tells how they are quantized"
         report(mismatch(problem, undeclared, described(undeclared), wanted, METADATA))
-    if declared.quantizes and not found.weights:
+    if declared.quantizes and not found.weights and not found.broken:
         error = BadCheckpoint(
             "config.json says that weights are quantized, but no tensor is",
             file=declared.file,

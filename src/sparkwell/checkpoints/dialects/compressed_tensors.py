@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sparkwell.checkpoints.dialects import fp8
-from sparkwell.checkpoints.dialects.nibbles import act_order, group_of, pack_rows, unpack_words
+from sparkwell.checkpoints.dialects.nibbles import group_of, pack_rows, read_order, unpack_words
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
     FLOATS,
@@ -67,7 +67,13 @@ def declare(fields: Mapping[str, Any], file: Path) -> Declared:
     if isinstance(cache, dict):
         said = f"{cache.get('type')} of {cache.get('num_bits')} bits, {cache.get('strategy')}"
     quantizes = any(group.promise.kind is not None for group in found)
-    return Declared(NAME, file, promise, cache=said, quantizes=quantizes)
+    integers = any(
+        isinstance(inputs := group.get("input_activations"), dict) and inputs.get("type") == "int"
+        for group in groups.values()
+    )
+    return Declared(
+        NAME, file, promise, cache=said, quantizes=quantizes, integer_activations=integers
+    )
 
 
 def _group(name: str, group: Mapping[str, Any], file: Path) -> _Group:
@@ -185,7 +191,7 @@ def _int4(module: Module) -> Stored:
         parts["order"] = module["weight_g_idx"]
         check_part(parts["order"], ("I32",), ((k,),), packed)
     name = f"{module.name}.weight"
-    return Stored(name, NAME, "int4", (n, k), parts, _read_int4, group=group)
+    return Stored(name, NAME, "int4", (n, k), parts, _read_int4, group=group, check=_check_int4)
 
 
 # ---------------------------------------------------------------- reading
@@ -220,21 +226,28 @@ def read_nvfp4(stored: Stored, checkpoint: Checkpoint, *, inverse: bool) -> Nvfp
 def _read_int4(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
     """Words of eight nibbles, value + 8, the first in the lowest: the canonical bytes already."""
     parts, (n, k) = stored.parts, stored.shape
-    if "shape" in parts:
-        shape = checkpoint.read(parts["shape"].name).tolist()
-        if shape != [n, k]:
-            raise mismatch("weight_shape contradicts weight_packed", parts["shape"], str(shape),
-                           str([n, k]))  # fmt: skip
+    assert stored.group is not None
+    _check_shape(stored, checkpoint)
     scales = read_scales(checkpoint, parts["scales"])
     codes = checkpoint.read(parts["codes"].name).view(torch.uint8)
     zeros = None
     if "zeros" in parts:  # packed along n
         words = checkpoint.read(parts["zeros"].name)
         zeros = unpack_words(words.T).reshape(words.shape[1], -1)[:, :n].T.contiguous()
-    assert stored.group is not None
-    order = None
-    if "order" in parts:
-        order = act_order(checkpoint.read(parts["order"].name), stored.group, parts["order"])
+    order = read_order(stored, checkpoint)
     if order is not None:
         codes = pack_rows(unpack_words(codes.view(torch.int32)).reshape(n, k)[:, order.long()])
     return Int4Group(codes, scales, zeros, stored.group, order)
+
+
+def _check_shape(stored: Stored, checkpoint: Checkpoint) -> None:
+    info = stored.parts.get("shape")
+    shape = list(stored.shape) if info is None else checkpoint.read(info.name).tolist()
+    if info is not None and shape != list(stored.shape):
+        problem = "weight_shape contradicts weight_packed"
+        raise mismatch(problem, info, str(shape), str(list(stored.shape)))
+
+
+def _check_int4(stored: Stored, checkpoint: Checkpoint) -> None:
+    _check_shape(stored, checkpoint)
+    read_order(stored, checkpoint)

@@ -100,6 +100,7 @@ def recognise(module: Module) -> Stored | None:
         return Stored(name, dialect, kind, (n, k), parts, _read_block, activations, BLOCK)
     if "input_scale" in module:
         parts["input"] = module["input_scale"]
+        check_part(parts["input"], FLOATS, ((), (1,), (1, 1)), weight)
         if module.promise is None:
             activations = "fp8-tensor"
     return Stored(name, dialect, kind, (n, k), parts, _read_rows, activations)

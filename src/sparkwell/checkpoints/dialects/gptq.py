@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparkwell.checkpoints.dialects.nibbles import act_order, group_of, pack_rows, unpack_words
+from sparkwell.checkpoints.dialects.nibbles import group_of, pack_rows, read_order, unpack_words
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
     FLOATS,
@@ -64,7 +64,7 @@ def recognise(module: Module) -> Stored | None:
         read = _read_v2_symmetric if version == "gptq_v2" else _read_v1_symmetric
     name = f"{module.name}.weight"
     group = group_of(module, weight, k, groups)
-    return Stored(name, NAME, "int4", (n, k), parts, read, group=group)
+    return Stored(name, NAME, "int4", (n, k), parts, read, group=group, check=_check)
 
 
 def _read_v1(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
@@ -84,22 +84,35 @@ def _read_v2_symmetric(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
 
 
 def _read(stored: Stored, checkpoint: Checkpoint, *, offset: int, symmetric: bool) -> Int4Group:
-    parts, (n, _) = stored.parts, stored.shape
     assert stored.group is not None
-    scales = read_scales(checkpoint, parts["scales"]).T.contiguous()
-    words = unpack_words(checkpoint.read(parts["zeros"].name)).flatten(-2)
-    zeros: torch.Tensor | None = ((words[:, :n] + offset) & 15).T.contiguous()
-    if symmetric and zeros is not None:
-        if not bool((zeros == MIDDLE).all()):
-            came = f"zero points {zeros.min()} to {zeros.max()}"
-            raise mismatch("sym = true in the config and other zero points", parts["zeros"], came,
-                           f"{MIDDLE} everywhere; checkpoint_format may be wrong")  # fmt: skip
-        zeros = None
-    # [k/8, n] words -> [n, k]
-    codes = unpack_words(checkpoint.read(parts["codes"].name).T).flatten(-2)
-    order = None
-    if "order" in parts:
-        order = act_order(checkpoint.read(parts["order"].name), stored.group, parts["order"])
+    scales = read_scales(checkpoint, stored.parts["scales"]).T.contiguous()
+    zeros = _zeros(stored, checkpoint, offset, symmetric)
+    words = checkpoint.read(stored.parts["codes"].name)
+    codes = unpack_words(words.T).flatten(-2)  # [k/8, n] -> [n, k]
+    order = read_order(stored, checkpoint)
     if order is not None:
         codes = codes[:, order.long()]
     return Int4Group(pack_rows(codes), scales, zeros, stored.group, order)
+
+
+def _zeros(
+    stored: Stored, checkpoint: Checkpoint, offset: int, symmetric: bool
+) -> torch.Tensor | None:
+    """Zero points [n, k/group]; None where the config says that all are 8, and they are."""
+    info = stored.parts["zeros"]
+    words = unpack_words(checkpoint.read(info.name)).flatten(-2)[:, : stored.shape[0]]
+    zeros = (words + offset) & 15
+    if not symmetric:
+        return zeros.T.contiguous()
+    if not bool((zeros == MIDDLE).all()):
+        came = f"zero points {zeros.min()} to {zeros.max()}"
+        wanted = f"{MIDDLE} everywhere; checkpoint_format may be wrong"
+        raise mismatch("sym = true in the config, and other zero points", info, came, wanted)
+    return None
+
+
+def _check(stored: Stored, checkpoint: Checkpoint) -> None:
+    read_order(stored, checkpoint)
+    offset = 1 if stored.read in (_read_v1, _read_v1_symmetric) else 0
+    if stored.read in (_read_v1_symmetric, _read_v2_symmetric):
+        _zeros(stored, checkpoint, offset, symmetric=True)

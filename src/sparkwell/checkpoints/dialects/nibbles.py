@@ -3,7 +3,8 @@
 import torch
 
 from sparkwell.checkpoints.header import TensorInfo
-from sparkwell.checkpoints.stored import Module, check_multiple, mismatch
+from sparkwell.checkpoints.reader import Checkpoint
+from sparkwell.checkpoints.stored import Module, Stored, check_multiple, mismatch
 
 
 def unpack_words(words: torch.Tensor) -> torch.Tensor:
@@ -34,18 +35,23 @@ def group_of(module: Module, weight: TensorInfo, k: int, groups: int) -> int:
     return k // max(1, groups)
 
 
-def act_order(groups: torch.Tensor, size: int, info: TensorInfo) -> torch.Tensor | None:
+def read_order(stored: Stored, checkpoint: Checkpoint) -> torch.Tensor | None:
     """The columns sorted by the group each belongs to; None where they are so already.
 
-    groups: [k] int32, the group of each column.  Returns [k] int32: place j of the sorted order
-    holds column order[j].  Raises BadCheckpoint unless each group has exactly `size` columns.
+    Returns [k] int32: place j of the sorted order holds column order[j].
+    Raises BadCheckpoint unless each group has exactly its number of columns.
     """
+    info = stored.parts.get("order")
+    if info is None:
+        return None
+    groups, size = checkpoint.read(info.name), stored.group
+    assert size is not None
     k = len(groups)
     order = torch.argsort(groups, stable=True)
     if not torch.equal(groups[order], torch.arange(k, dtype=groups.dtype) // size):
-        counts = f"{len(groups.unique())} groups, numbered {groups.min()} to {groups.max()}"
+        came = f"{len(groups.unique())} groups, numbered {groups.min()} to {groups.max()}"
         wanted = f"groups 0 to {k // size - 1}, each of {size} of the {k} columns"
-        raise mismatch("columns of the groups do not fit", info, counts, wanted)
+        raise mismatch("columns of the groups do not fit", info, came, wanted)
     if torch.equal(order, torch.arange(k)):
         return None
     return order.int()
