@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkwell.checkpoints.reader import Checkpoint
-from sparkwell.checkpoints.stored import Stored
+from sparkwell.checkpoints.stored import Declared, Stored
 from sparkwell.checkpoints.survey import Survey
 
 LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")
@@ -50,7 +50,7 @@ class Row:
 def holdings(checkpoint: Checkpoint, found: Survey) -> list[Held]:
     """Everything that the files hold, by name; numbers in names count as numbers."""
     rows = [
-        Held(name, _scheme(s), s.activations, math.prod(s.shape), s.nbytes)
+        Held(name, _scheme(s, found.declared), s.activations, math.prod(s.shape), s.nbytes)
         for name, s in found.weights.items()
     ]
     attached = {part.name for s in found.weights.values() for part in s.parts.values()}
@@ -139,8 +139,12 @@ def _place(one: Held) -> tuple[int | None, str]:
     return layer, EXPERT.sub("experts.*.", part).removesuffix(".weight")
 
 
-def _scheme(stored: Stored) -> str:
-    return WORDS.get(stored.kind) or f"{stored.kind} g{stored.group}"
+def _scheme(stored: Stored, declared: Declared) -> str:
+    if stored.kind != "int4":
+        return WORDS[stored.kind]
+    promise = declared.promise(stored.name.removesuffix(".weight"))
+    rows = stored.group == stored.shape[1] and (promise is None or promise.group is None)
+    return "int4 per row" if rows else f"int4 g{stored.group}"
 
 
 def _natural(name: str) -> list[Any]:
