@@ -3,10 +3,9 @@
 On a GPU a float weight is multiplied by torch's own matrix product."""
 
 import torch
-from torch.nn import functional
 
-from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.weights import Weight, kind
+from sparkwell.errors import BadInput
+from sparkwell.formats.weights import Weight
 from sparkwell.ops.backend import choose
 from sparkwell.ops.linear.reference import linear_reference
 
@@ -27,7 +26,7 @@ def linear(
     out_dtype: of the result; None: x's.  fp32 is what logits and scores of half-precision x need.
 
     Returns [..., N]; products and sums are fp32, cast once.
-    Raises BadInput where the shapes do not fit, Unsupported for quantized weights on a GPU.
+    Raises BadInput where the shapes do not fit.
     """
     served_by = choose("linear", x, backend)
     if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
@@ -42,21 +41,8 @@ def linear(
         )
     if served_by == "reference":
         return linear_reference(x, weight, bias).to(out_dtype or x.dtype)
-    if not isinstance(weight, torch.Tensor):
-        raise Unsupported(
-            "linear",
-            f"x {list(x.shape)} on {x.device}, {kind(weight)} {list(weight.shape)}",
-            {"kernel": "multiplies float weights only"},
-            'load the model on the CPU, or pass backend="reference"',
-        )
-    if out_dtype in (None, x.dtype):
-        bias = None if bias is None else bias.to(x.dtype)
-        return functional.linear(x, weight.to(x.dtype), bias)
-    assert out_dtype is not None
-    if x.dtype == weight.dtype and out_dtype == torch.float32:
-        # Half-precision operands as they are: a wider copy of the weight would be made every time.
-        y = torch.mm(x.reshape(-1, x.shape[-1]), weight.t(), out_dtype=out_dtype)
-        y = y.reshape(*x.shape[:-1], len(weight))
-    else:
-        y = functional.linear(x.to(out_dtype), weight.to(out_dtype))
-    return y if bias is None else y + bias.to(out_dtype)
+    from sparkwell.ops.linear.run import multiply_as_is, multiply_plain
+
+    if isinstance(weight, torch.Tensor):
+        return multiply_plain(x, weight, bias, out_dtype or x.dtype)
+    return multiply_as_is(x, weight, bias, out_dtype or x.dtype)
