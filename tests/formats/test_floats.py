@@ -223,3 +223,16 @@ def test_odd_number_of_codes_is_refused():
 def test_pack_unpack_are_inverse(codes):
     codes = torch.tensor(codes[: len(codes) // 2 * 2], dtype=torch.uint8)
     assert torch.equal(floats.e2m1_unpack(floats.e2m1_pack(codes)), codes)
+
+
+def test_values_of_packed_codes() -> None:
+    every = torch.arange(256, dtype=torch.uint8).reshape(2, 8, 16)
+    got, want = e2m1_values(every), e2m1_decode(e2m1_unpack(every))
+    assert got.shape == (2, 8, 32) and got.dtype == torch.float32
+    assert torch.equal(got.view(torch.int32), want.view(torch.int32)), "-0 counts"
+    assert torch.equal(
+        e2m1_values(every[:, ::2, ::3]), e2m1_decode(e2m1_unpack(every[:, ::2, ::3]))
+    )
+    assert e2m1_values(every[:0]).shape == (0, 8, 32) and e2m1_values(every[..., :0]).numel() == 0
+    with pytest.raises(BadInput, match="e2m1_values: codes are torch.int32"):
+        e2m1_values(every.int())

@@ -53,7 +53,7 @@ MUTANTS = [
     (MX, '(1 << 21 if rule == "nearest" else 0)', '(1 << 22 if rule == "nearest" else 0)'),
     (MX, ".clamp(0, 254)", ".clamp(1, 254)"),
     (MX, "ue8m0_encode(divided(largest, E2M1_MAX))", "ue8m0_encode(divided(largest, 4.0))"),
-    (INT4, "codes = codes - MIDDLE", "codes = codes - 7"),
+    (INT4, "values = codes - MIDDLE", "values = codes - 7"),
     (
         INT4,
         "torch.empty_like(w).index_copy_(-1, self.order.long(), w)",

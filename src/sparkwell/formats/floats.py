@@ -132,6 +132,18 @@ def e2m1_unpack(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
 
 
+def e2m1_values(packed: torch.Tensor) -> torch.Tensor:
+    """e2m1_decode(e2m1_unpack(packed)), both values of a byte at once.
+
+    packed: [..., k/2] uint8.  Returns [..., k] fp32.
+    """
+    _require_codes("e2m1_values", packed)
+    every = torch.arange(256, dtype=torch.uint8, device=packed.device)
+    pairs = e2m1_decode(e2m1_unpack(every[:, None]))
+    values = pairs.index_select(0, packed.flatten().int())
+    return values.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
+
+
 def pow2_ceil(x: torch.Tensor) -> torch.Tensor:
     """2^ceil(log2 x), exactly: the smallest power of two that is a normal fp32 and not below x.
 

@@ -14,6 +14,7 @@ from sparkwell.formats.floats import e2m1_unpack as nibbles_unpack
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
+    by_groups,
     check_device,
     check_groups,
     check_matrix,
@@ -77,12 +78,13 @@ class Int4Group(Quantized):
 
         Its columns stand in the order of x: `order` is undone.
         """
-        codes, zeros = nibbles_unpack(self.codes).float(), self.zeros
-        if zeros is None:
-            codes = codes - MIDDLE
+        codes = nibbles_unpack(self.codes).to(torch.int16)
+        if self.zeros is None:
+            values = codes - MIDDLE
         else:
-            codes = codes - zeros.float().repeat_interleave(self.group, -1)
-        w = (codes * self.scales.float().repeat_interleave(self.group, -1)).to(dtype)
+            zeros = self.zeros.to(torch.int16)
+            values = codes - zeros.repeat_interleave(self.group, -1)
+        w = by_groups(values.float(), self.scales.float()).to(dtype)
         if self.order is None:
             return w
         return torch.empty_like(w).index_copy_(-1, self.order.long(), w)

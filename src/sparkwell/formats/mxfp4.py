@@ -8,16 +8,16 @@ import torch
 from sparkwell.errors import BadInput
 from sparkwell.formats.floats import (
     E2M1_MAX,
-    e2m1_decode,
     e2m1_encode,
     e2m1_pack,
-    e2m1_unpack,
+    e2m1_values,
     ue8m0_decode,
     ue8m0_encode,
 )
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
+    by_groups,
     check_activations,
     check_device,
     check_groups,
@@ -67,8 +67,7 @@ class Mxfp4(Quantized):
 
         Beyond fp32 (6 * 2^127) it is infinite.
         """
-        values = e2m1_decode(e2m1_unpack(self.codes))
-        return (values * ue8m0_decode(self.scales).repeat_interleave(GROUP, -1)).to(dtype)
+        return by_groups(e2m1_values(self.codes), ue8m0_decode(self.scales)).to(dtype)
 
 
 def quantize_mxfp4(w: torch.Tensor, *, rule: Rule = "nearest") -> Mxfp4:

@@ -12,15 +12,15 @@ from sparkwell.errors import BadInput
 from sparkwell.formats.floats import (
     E2M1_MAX,
     E4M3_MAX,
-    e2m1_decode,
     e2m1_encode,
     e2m1_pack,
-    e2m1_unpack,
+    e2m1_values,
     e4m3_encode,
 )
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
+    by_groups,
     check_activations,
     check_device,
     check_groups,
@@ -84,8 +84,7 @@ class Nvfp4(Quantized):
 
         The first product is exact; a NaN scale gives 16 NaNs, a negative one their negatives.
         """
-        values = e2m1_decode(e2m1_unpack(self.codes))
-        exact = values * self.scales.float().repeat_interleave(GROUP, -1)
+        exact = by_groups(e2m1_values(self.codes), self.scales.float())
         return (exact * self.row_scales[..., None]).to(dtype)
 
 

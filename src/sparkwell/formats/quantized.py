@@ -162,3 +162,11 @@ def check_rows(op: str, x: torch.Tensor, input_scale: torch.Tensor | None) -> No
 def divided(x: torch.Tensor, by: float) -> torch.Tensor:
     """x / by, rounded once: on a GPU torch turns division by a number into a product."""
     return x / x.new_full((), by)
+
+
+def by_groups(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """values[..., k] * scales[..., k // group], where each scale serves a group of a row."""
+    if not scales.shape[-1]:
+        return values
+    groups = values.unflatten(-1, (scales.shape[-1], -1))
+    return (groups * scales[..., None]).flatten(-2)
