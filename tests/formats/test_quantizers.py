@@ -171,6 +171,35 @@ def test_nvfp4_scales_that_round_to_zero_drop_their_block() -> None:
     assert (got.dequantize()[0, 16:32] == 0).all() and (got.dequantize()[0, 32:] > 0).all()
 
 
+def test_nvfp4_scales_of_least_error() -> None:
+    w = torch.randn(64, 512, generator=torch.Generator().manual_seed(1))
+    w[0], w[1, :16] = 0.0, 6 * 2.0**-30
+    plain, found = quantize_nvfp4(w), quantize_nvfp4(w, search=True)
+    error = [(q.dequantize() - w).square().unflatten(-1, (-1, 16)).sum(-1) for q in (plain, found)]
+    assert (error[1] <= error[0] * (1 + 1e-6)).all(), "no block becomes worse"
+    assert 0.70 < (error[1].sum() / error[0].sum()).item() < 0.75  # published: 6.61 of 9.06
+    assert torch.equal(found.row_scales, plain.row_scales)
+    codes, start = (q.scales.view(torch.uint8).int() for q in (found, plain))
+    assert (codes - start)[2:].min() == -2 and (codes - start)[2:].max() >= 6
+    assert torch.equal(codes[0], start[0]) and not found.codes[0].any(), "zeros stay as they are"
+    # One value: its own scale is best, and a larger one cannot be told from it.
+    one = torch.zeros(1, 16)
+    one[0, 3] = 6.0
+    assert torch.equal(quantize_nvfp4(one, search=True).codes, quantize_nvfp4(one).codes)
+
+
+def test_nvfp4_search_ends_at_the_ends_of_e4m3() -> None:
+    w = torch.full((2, 16), 6 * 2.0**-9 / 448)
+    w[0] = 6.0
+    found = quantize_nvfp4(w, search=True).scales.float()
+    assert found.isfinite().all() and (found > 0).all() and found[0] == 448
+    # Weights of one block each start at the end; lower scales are tried all the same.
+    single = torch.rand(512, 1, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    codes = quantize_nvfp4(single, search=True).scales.view(torch.uint8)
+    assert (quantize_nvfp4(single).scales.float() == 448).all()
+    assert codes.max() == 0x7E and codes.min() <= 0x7C
+
+
 @pytest.mark.parametrize(
     ("largest", "floor", "nearest", "ceil"),
     [  # exponents of the scale; the fourth is where only "ceil" keeps the largest value

@@ -42,6 +42,10 @@ MUTANTS = [
     (FP4, "(scales / g)[..., None] + 0.0)", "(scales / g)[..., None])"),
     (FP4, "blocks / (scales / g)[..., None]", "blocks * g[..., None] / scales[..., None]"),
     (FP4, "w.abs().flatten(-2).amax(-1)", "w.abs().amax()"),
+    (FP4, "SEARCHED = range(-3, 8)", "SEARCHED = range(-1, 8)"),
+    (FP4, "SEARCHED = range(-3, 8)", "SEARCHED = range(-3, 6)"),
+    (FP4, "best, least = torch.where(error < least", "best, least = torch.where(error <= least"),
+    (FP4, "(codes + step).clamp(1, 0x7E)", "(codes + step).clamp(1, 0x7F)"),
     (FP4, ".clamp(min=FACTOR_FLOOR)", ".clamp(min=2.0**-126)"),
     (FP4, "wanted.clamp(SMALLEST_SCALE, E4M3_MAX)", "wanted.clamp(max=E4M3_MAX)"),
     (
