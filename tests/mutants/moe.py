@@ -1,7 +1,11 @@
-"""One-line bugs of the routers, and of the sum over a token's experts."""
+"""One-line bugs of the routers, of the sorting, the grouped products and the sum over experts."""
 
 ROUTE = "ops/moe/kernels/route.py"
-EXPERTS = "ops/moe/kernels/experts.py"
+COMBINE = "ops/moe/kernels/combine.py"
+SORT = "ops/moe/kernels/sort.py"
+GROUPED = "ops/moe/kernels/grouped.py"
+WEIGHTS = "ops/moe/kernels/weights.py"
+RUN = "ops/moe/run.py"
 TESTS = ["tests/kernels", "-k", "route or experts"]
 MUTANTS = [
     (ROUTE, "name = tl.min(tl.where(values == largest", "name = tl.max(tl.where(values == largest"),
@@ -16,7 +20,29 @@ MUTANTS = [
     (ROUTE, "weights * scale", "weights"),
     (ROUTE, "taken = taken | found", "taken = found"),
     (ROUTE, "names = tl.where(found, GROUPS * size, names)", "names = names + 0"),
-    (EXPERTS, "total += part * weight", "total += part"),
-    (EXPERTS, "part_ptr + (t * k + j) * width", "part_ptr + (t * k) * width"),
-    (EXPERTS, "weight_ptr + t * stride_t + j * stride_k", "weight_ptr + t * k + j"),
+    (COMBINE, "total += part * weight", "total += part"),
+    (COMBINE, "part_ptr + (t * k + j) * width", "part_ptr + (t * k) * width"),
+    (COMBINE, "weight_ptr + t * stride_t + j * stride_k", "weight_ptr + t * k + j"),
+    (COMBINE, "(expert >= 0) & (expert < num_experts)", "expert < num_experts"),
+    (COMBINE, "- first_expert", "- 0"),
+    (SORT, "inside = (expert >= 0) & ", "inside = "),
+    (SORT, "(place[None, :] < place[:, None])", "(place[None, :] <= place[:, None])"),
+    (SORT, "before += tl.sum(tl.where(other < chunk, counts, 0), 0)", "before += 0"),
+    (SORT, "total = tl.where(names < num_experts, total, 0)", "total += 0"),
+    (SORT, "(total + BLOCK_M - 1) // BLOCK_M", "tl.minimum(total, 1)"),
+    (SORT, "last - count, 0), 1)) * BLOCK_M", "last - count, 0), 1))"),
+    (GROUPED, "tl.where(row < count, row, 0)", "row"),
+    (GROUPED, "source = pair // per_row if GATHER", "source = pair if GATHER"),
+    (GROUPED, "goal = pair if SCATTER", "goal = place if SCATTER"),
+    (GROUPED, "tl.minimum(outer, n - 1)", "tl.minimum(outer, n + 1)"),
+    (GROUPED, "zero_ptr += expert * stride_ze", "zero_ptr += 0"),
+    (GROUPED, "row_scale_ptr += expert * stride_re", "row_scale_ptr += 0"),
+    (GROUPED, "(x.to(tl.float32) - upper.to(tl.float32))", "(0.0 * x.to(tl.float32))"),
+    (GROUPED, "total / (1.0 + tl.exp(-total)) * lifted", "total * lifted"),
+    (WEIGHTS, "tl.where(bits == 0, 0x00400000, ", "tl.where(bits == 256, 0, "),
+    (WEIGHTS, "tl.join(halves[0], halves[1])", "tl.join(halves[1], halves[0])"),
+    (WEIGHTS, "scale_ptr + (rows // BLOCK_ROWS) * stride_s", "scale_ptr + (rows // 128) * stride_s"),
+    (WEIGHTS, "zero_ptr + rows * stride_z + first // GROUP", "zero_ptr + rows * stride_z"),
+    (RUN, "hidden = hidden.index_select(1, back.order)", "hidden = hidden + 0"),
+    (RUN, "min(pairs, pairs // tall + num_experts)", "min(pairs, pairs // tall + 1)"),
 ]

@@ -2,8 +2,8 @@
 
 import torch
 
-from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.weights import Weight, kind
+from sparkwell.errors import BadInput
+from sparkwell.formats.weights import Weight
 from sparkwell.ops.backend import choose
 from sparkwell.ops.moe.reference import (
     experts_reference,
@@ -90,6 +90,7 @@ def experts(
     gate_up: Weight,
     down: Weight,
     *,
+    first_expert: int | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """y[t] = sum_j weights[t, j] * down[e] swiglu(gate_up[e] x[t]),  e = ids[t, j].
@@ -99,27 +100,24 @@ def experts(
     weights: [T, k] fp32, applied after the down projection.
     gate_up: [E, 2*I, h], gate rows first; a float tensor or a quantized one.
     down: [E, h, I]; likewise.
+    first_expert: None: these are all experts.  A number: they are its E consecutive ones of more,
+    e = ids[t, j] - first_expert, and those outside [0, E) add nothing (expert parallelism).
 
-    Returns [T, h] in x's dtype; everything before the final cast is fp32, and only experts that
-    some token names are read (dequantized).
-    Raises BadInput where the shapes do not fit; the reference also where an id names no expert (a
-    kernel leaves it out).  Unsupported for quantized weights on a GPU.
+    Returns [T, h] in x's dtype.  Products and sums are fp32, cast once; a kernel casts what stands
+    between the two products to x's dtype, too.  Only experts that some token names are read.
+    Raises BadInput where the shapes do not fit; the reference also where an id names no expert of
+    all (a kernel leaves it out).  Unsupported where no kernel's tile fits the groups of a format.
     """
     served_by = choose("experts", x, backend)
     _check_experts(x, ids, weights, gate_up, down)
     if served_by == "reference":
-        _check_ids(ids, gate_up.shape[0])
-        return experts_reference(x, ids, weights, gate_up, down).to(x.dtype)
-    if not isinstance(gate_up, torch.Tensor) or not isinstance(down, torch.Tensor):
-        raise Unsupported(
-            "experts",
-            f"x {list(x.shape)} on {x.device}, gate_up {kind(gate_up)}, down {kind(down)}",
-            {"kernel": "multiplies float weights only"},
-            'load the model on the CPU, or pass backend="reference"',
-        )
-    from sparkwell.ops.moe.kernels.experts import experts_rows
+        if first_expert is None:
+            _check_ids(ids, gate_up.shape[0])
+        y = experts_reference(x, ids, weights, gate_up, down, first_expert=first_expert)
+        return y.to(x.dtype)
+    from sparkwell.ops.moe.run import experts_rows
 
-    return experts_rows(x, ids, weights, gate_up, down)
+    return experts_rows(x, ids, weights, gate_up, down, first_expert or 0)
 
 
 def _check_router(op: str, logits: torch.Tensor, topk: int, n_group: int, topk_group: int) -> None:

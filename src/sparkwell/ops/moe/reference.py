@@ -61,12 +61,20 @@ def route_softmax_reference(
 
 
 def experts_reference(
-    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, gate_up: Weight, down: Weight
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: Weight,
+    down: Weight,
+    *,
+    first_expert: int | None = None,
 ) -> torch.Tensor:
     """The meaning of `experts`, in fp32.  [T, h], [T, k], [T, k], [E, 2I, h], [E, h, I] -> [T, h]
 
     Each token's sum runs over its experts in ascending id, whatever else is in the batch.
+    first_expert: which expert is the first of the E; ids outside them add nothing.
     """
+    ids = ids - (first_expert or 0)
     x = x.float()
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     by_expert, order = ids.flatten().sort(stable=True)  # order: places in the flattened [T, k]
@@ -75,6 +83,8 @@ def experts_reference(
     tokens = (order // ids.shape[1]).split(counts)
     factors = weights.float().flatten()[order, None].split(counts)
     for expert, token, factor in zip(active.tolist(), tokens, factors, strict=True):
+        if not 0 <= expert < gate_up.shape[0]:
+            continue
         hidden = swiglu_reference(functional.linear(x[token], _expert(gate_up, expert)))
         out.index_add_(0, token, functional.linear(hidden, _expert(down, expert)) * factor)
     return out

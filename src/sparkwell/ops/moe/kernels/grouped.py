@@ -1,0 +1,128 @@
+"""Grouped product: each tile of rows by the weight of its own expert.
+
+y[to(p)] = W[e] x[from(p)]  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)
+
+A block makes BLOCK_N outputs of one tile: up to BLOCK_M positions p of one expert.  The weight is
+the left operand, so that few rows cost few columns of the product.  Rows are read where they lie.
+Every output's sum runs over the columns in order: the same in any batch, for the same tile height.
+"""
+
+import triton
+import triton.language as tl
+
+from sparkwell.ops.moe.kernels.weights import group_factor, inside, row_factor, weight_tile
+
+
+@triton.jit
+def _split(x, lower):
+    """A float16 tile as bfloat16: its upper part, or what that leaves."""
+    upper = x.to(tl.bfloat16)
+    if lower:
+        return (x.to(tl.float32) - upper.to(tl.float32)).to(tl.bfloat16)
+    return upper
+
+
+@triton.jit
+def _add_product(total, weight, x, factor, SCALED: tl.constexpr):
+    """total + weight x, SCALED: total + factor * (weight x)."""
+    precision: tl.constexpr = "ieee" if weight.dtype == tl.float32 else "tf32"
+    if not SCALED:
+        if x.dtype == tl.float16 and weight.dtype == tl.bfloat16:
+            total = tl.dot(weight, _split(x, True), total)
+            return tl.dot(weight, _split(x, False), total)
+        return tl.dot(weight, x, total, input_precision=precision)
+    return total + tl.dot(weight, x, input_precision=precision) * factor
+
+
+@triton.jit
+def grouped_kernel(
+    y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, pair_ptr, tile_ptr,
+    id_ptr, first_expert, num_experts, n, k, tiles, per_row,
+    stride_y, stride_x, stride_xs, stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z,
+    stride_re,
+    KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
+    ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCATTER: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(n, BLOCK_N)
+    tile = tl.program_id(0) // blocks
+    if id_ptr is None:
+        expert = tl.load(tile_ptr + tile).to(tl.int64)
+        first = tl.load(tile_ptr + tiles + tile)
+        count = tl.load(tile_ptr + 2 * tiles + tile)
+    else:  # unsorted: a tile is one pair
+        expert = tl.load(id_ptr + tile).to(tl.int64) - first_expert
+        expert = tl.where((expert >= 0) & (expert < num_experts), expert, -1)
+        first = tile
+        count = 1
+    if expert < 0:
+        return
+    row = tl.arange(0, BLOCK_M)
+    place = (first + tl.where(row < count, row, 0)).to(tl.int64)  # past the last: the first again
+    pair = place
+    if pair_ptr is not None:
+        pair = tl.load(pair_ptr + place).to(tl.int64)
+    source = pair // per_row if GATHER else place
+    goal = pair if SCATTER else place
+
+    outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = tl.minimum(outer, n - 1).to(tl.int64)  # past the last: the last again
+    w_ptr += expert * stride_we
+    if scale_ptr is not None:
+        scale_ptr += expert * stride_se
+    if zero_ptr is not None:
+        zero_ptr += expert * stride_ze
+    if row_scale_ptr is not None:
+        row_scale_ptr += expert * stride_re
+    SCALED: tl.constexpr = KIND == "fp8-block" or KIND == "int4"
+
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    lifted = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    inner = tl.arange(0, BLOCK_K)
+    for begin in tl.range(0, k, BLOCK_K, num_stages=STAGES):
+        at = begin + inner
+        x = tl.load(
+            x_ptr + source[None, :] * stride_x + at[:, None],
+            mask=inside(at[:, None], k, EVEN),
+            other=0.0,
+        )  # [BLOCK_K, BLOCK_M]
+        if tl.float32 == TYPE:
+            x = x.to(tl.float32)
+        factor = 1.0
+        x_factor = 1.0
+        if SCALED:
+            factor = group_factor(scale_ptr, rows, begin, stride_s, KIND, LEFT, BLOCK_ROWS, GROUP)[
+                :, None
+            ]
+        if x_scale_ptr is not None:
+            x_factor = tl.load(x_scale_ptr + source * stride_xs + begin // GROUP)[None, :]
+        weight = weight_tile(
+            w_ptr, scale_ptr, zero_ptr, rows, begin, k, stride_w, stride_s, stride_z,
+            KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
+        )  # fmt: skip
+        total = _add_product(total, weight, x, factor * x_factor, SCALED)
+        if GATED:
+            if SCALED:
+                factor = group_factor(
+                    scale_ptr, rows + n, begin, stride_s, KIND, LEFT, BLOCK_ROWS, GROUP
+                )[:, None]
+            weight = weight_tile(
+                w_ptr, scale_ptr, zero_ptr, rows + n, begin, k, stride_w, stride_s, stride_z,
+                KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
+            )  # fmt: skip
+            lifted = _add_product(lifted, weight, x, factor * x_factor, SCALED)
+
+    ROWWISE: tl.constexpr = KIND == "nvfp4" or KIND == "fp8-rows"
+    if ROWWISE:
+        total *= row_factor(scale_ptr, row_scale_ptr, rows, KIND, LEFT)[:, None]
+    if GATED:
+        if ROWWISE:
+            lifted *= row_factor(scale_ptr, row_scale_ptr, rows + n, KIND, LEFT)[:, None]
+        total = total / (1.0 + tl.exp(-total)) * lifted
+    tl.store(
+        y_ptr + goal[None, :] * stride_y + outer[:, None],
+        total.to(y_ptr.dtype.element_ty),
+        mask=(outer < n)[:, None] & (row < count)[None, :],
+    )
