@@ -69,7 +69,8 @@ def words(codes: torch.Tensor, order: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
 # ---------------------------------------------------------------- compressed-tensors
 
 
-def _qparams(w: torch.Tensor, scheme: QuantizationScheme) -> Tensors:
+def qparams(w: torch.Tensor, scheme: QuantizationScheme) -> Tensors:
+    """The library's scales and zero points for a weight, by its smallest and largest values."""
     args, state = scheme.weights, {"weight": w}
     assert args is not None
     if args.strategy == "tensor":
@@ -88,9 +89,8 @@ def _qparams(w: torch.Tensor, scheme: QuantizationScheme) -> Tensors:
     if args.strategy == "tensor_group":
         state["weight_global_scale"] = generate_gparam(w.min(), w.max())
         options["global_scale"] = state["weight_global_scale"]
-    state["weight_scale"], state["weight_zero_point"] = calculate_qparams(
-        low, high, args, **options
-    )
+    scale, zero = calculate_qparams(low, high, args, **options)
+    state |= {"weight_scale": scale, "weight_zero_point": zero}
     inputs = scheme.input_activations
     if inputs is not None and inputs.dynamic == "local":
         state["input_global_scale"] = torch.tensor([350.0])
@@ -103,7 +103,7 @@ def compressed(format: str, scheme: QuantizationScheme) -> Callable[[torch.Tenso
     """The library's tensors for one weight; their meaning from their bytes."""
 
     def write(w: torch.Tensor) -> Written:
-        state = _qparams(w, scheme)
+        state = qparams(w, scheme)
         given = state.pop("input_scale", None)
         writer = BaseCompressor.get_value_from_registry(format)
         out = {k: v.contiguous() for k, v in writer.compress(state, scheme).items()}
@@ -335,7 +335,8 @@ BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
 def quantized(name: str) -> bool:
     """Whether a tensor of a plain checkpoint is a Linear's weight that gets quantized."""
-    return name.endswith(("_proj.weight", "_proj_with_mqa.weight")) and not any(part in name for part in KEPT)
+    ends = ("_proj.weight", "_proj_with_mqa.weight")
+    return name.endswith(ends) and not any(part in name for part in KEPT)
 
 
 def write_config(source: Path, folder: Path, dialect: Dialect | None) -> None:

@@ -478,7 +478,7 @@ def test_all_at_once_in_one_error(tmp_path: Path) -> None:
 def scheme_refusal(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> BadCheckpoint:
     checkpoint = Checkpoint.open(write_folder(folder, tensors, LLAMA | config))
     with pytest.raises(BadCheckpoint) as caught:
-        survey(checkpoint)
+        survey(checkpoint).check()
     return caught.value
 
 

@@ -11,11 +11,12 @@ from checkpoints.checkpoint_files import LLAMA, write_folder
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import read_weight, stored_bytes
 from sparkwell.checkpoints.survey import survey
+from sparkwell.errors import BadCheckpoint
 from sparkwell.formats import Fp8Block, Fp8Rows, Int4Group, Mxfp4, Nvfp4
 
 pytest.importorskip("compressed_tensors")
 
-from checkpoints.dialects import BY_NAME, DIALECTS, Dialect
+from checkpoints.dialects import BY_NAME, DIALECTS, GPT_OSS, Dialect, stacked_experts
 
 KINDS = {
     "fp8-block": Fp8Block,
@@ -118,3 +119,75 @@ def test_zero_points_only_where_they_differ(tmp_path: Path, name: str, zeros: bo
     tensors, _ = one_module(BY_NAME[name], weight())
     got = read_weight(opened(tmp_path, BY_NAME[name], tensors), "a.q_proj.weight", (256, 384))
     assert isinstance(got, Int4Group) and (got.zeros is not None) == zeros
+
+
+@pytest.mark.parametrize("name", ["ct-fp8-dynamic", "ct-fp8-block", "ct-w4a16", "ct-w4a16-asym"])
+def test_scales_in_bfloat16(tmp_path: Path, name: str) -> None:
+    """As the library writes them for a bfloat16 model."""
+    parts, _ = BY_NAME[name].write(weight().bfloat16())
+    assert parts["weight_scale"].dtype == torch.bfloat16
+    checkpoint = opened(tmp_path, BY_NAME[name], {f"a.q_proj.{k}": v for k, v in parts.items()})
+    got = read_weight(checkpoint, "a.q_proj.weight", (256, 384))
+    parts["weight_scale"] = parts["weight_scale"].float()
+    wide = opened(tmp_path, BY_NAME[name], {f"a.q_proj.{k}": v for k, v in parts.items()})
+    want = read_weight(wide, "a.q_proj.weight", (256, 384))
+    assert not isinstance(got, torch.Tensor) and not isinstance(want, torch.Tensor)
+    assert torch.equal(got.dequantize(), want.dequantize())
+
+
+def test_stacked_experts(tmp_path: Path) -> None:
+    """gpt-oss: an expert at a time is read, gate's rows and up's in turns."""
+    names = ("gate", "up", "down")
+    shapes = {"gate": (96, 64), "up": (96, 64), "down": (64, 96)}
+    plain = {
+        f"m.experts.{e}.{p}_proj.weight": weight(*shapes[p], seed=10 * e + i)
+        for e in range(3)
+        for i, p in enumerate(names)
+    }
+    tensors, values = stacked_experts(plain)
+    assert tensors["m.experts.gate_up_proj_blocks"].shape == (3, 192, 2, 16)
+    checkpoint = opened(tmp_path, GPT_OSS, tensors)
+    found = survey(checkpoint)
+    assert found.shapes(checkpoint) == {name: tuple(t.shape) for name, t in plain.items()}
+    for name, want in values.items():
+        got = read_weight(checkpoint, name, tuple(want.shape))
+        assert isinstance(got, Mxfp4) and torch.equal(got.dequantize(), want), name
+    assert sum(stored_bytes(checkpoint, name) for name in plain) == sum(
+        t.nbytes for t in tensors.values()
+    )
+    broken = tensors | {"m.experts.down_proj_scales": torch.zeros(3, 64, 2, dtype=torch.uint8)}
+    with pytest.raises(BadCheckpoint, match="scales of a wrong shape"):
+        name = "m.experts.1.up_proj.weight"
+        read_weight(opened(tmp_path, GPT_OSS, broken), name, (96, 64))
+    tensors["m.experts.gate_up_proj_scales"][1, 3, 0] = 255  # an up row of expert 1
+    checkpoint = opened(tmp_path, GPT_OSS, tensors)
+    read_weight(checkpoint, "m.experts.1.gate_proj.weight", (96, 64))
+    with pytest.raises(BadCheckpoint, match=r"e8m0 255 \(NaN\) at \[1, 0\]"):
+        read_weight(checkpoint, "m.experts.1.up_proj.weight", (96, 64))
+
+
+STACKS = [
+    ("gate_up_proj_blocks", (3, 191, 2, 16), "gate and up do not take turns"),
+    ("gate_up_proj_blocks", (3, 192, 2, 8), "packed weight of a wrong dtype"),
+    ("gate_up_proj_blocks", (3, 192, 32), "packed weight of a wrong dtype"),
+    ("down_proj_scales", None, "quantized weight without down_proj_scales"),
+    ("down_proj_blocks", None, "scales without a weight"),
+]
+
+
+@pytest.mark.parametrize(("leaf", "shape", "problem"), STACKS)
+def test_stacks_that_do_not_fit(
+    tmp_path: Path, leaf: str, shape: tuple[int, ...] | None, problem: str
+) -> None:
+    tensors = {
+        "m.experts.gate_up_proj_blocks": torch.zeros(3, 192, 2, 16, dtype=torch.uint8),
+        "m.experts.gate_up_proj_scales": torch.zeros(3, 192, 2, dtype=torch.uint8),
+        "m.experts.down_proj_blocks": torch.zeros(3, 64, 3, 16, dtype=torch.uint8),
+        "m.experts.down_proj_scales": torch.zeros(3, 64, 3, dtype=torch.uint8),
+    }
+    survey(opened(tmp_path, GPT_OSS, tensors)).check()
+    del tensors[f"m.experts.{leaf}"]
+    if shape is not None:
+        tensors[f"m.experts.{leaf}"] = torch.zeros(shape, dtype=torch.uint8)
+    with pytest.raises(BadCheckpoint, match=problem):
+        survey(opened(tmp_path, GPT_OSS, tensors)).check()

@@ -27,6 +27,16 @@ from cli.inspected import (
 from sparkwell.errors import BadCheckpoint
 from sparkwell.models.load import load_model
 
+GLM = LLAMA | {
+    "model_type": "glm4_moe_lite",
+    "num_hidden_layers": 2,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "rope_theta": 1e6,
+}
 METADATA = "take config.json from the repository that the weights came from"
 
 
@@ -179,6 +189,7 @@ UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
     ("ct-nvfp4", {"config_groups": {"g": {"targets": "Linear"}}}, "config_groups.g.targets = "),
     ("ct-nvfp4", {"config_groups": {"g": {"targets": ["re:("]}}}, "config_groups.g.targets: "),
     ("ct-nvfp4", {"config_groups": {"g": {"targets": [], "weights": 3}}}, "config_groups.g: w"),
+    ("ct-nvfp4", {"transform_config": {"config_groups": {"R1": {}}}}, "transform_config with R1"),
     ("ct-w4a16", {"config_groups": weights_of("ct-w4a16", num_bits=8)},
      "config_groups.group_0.weights: num_bits 8, type int, strategy group, group_size 128"),
     ("ct-fp8-block", {"config_groups": weights_of("ct-fp8-block", block_structure=[64, 64])},
@@ -222,3 +233,28 @@ def test_unknown_architecture_is_a_note(tmp_path: Path) -> None:
     fields["model_type"], fields["hidden_size"] = "llama", "wide"
     (folder / "config.json").write_text(json.dumps(fields))
     assert "hidden_size" in problems(looked(folder, 1))[0]["problem"]
+
+
+def test_what_nothing_uses_may_be_wrong(tmp_path: Path) -> None:
+    """A prediction layer in a format that the config does not tell of: published models have it."""
+    config = GLM | {"num_nextn_predict_layers": 1}
+    dialect = BY_NAME["modelopt-nvfp4"]
+    tensors = tensors_of(dialect, config)
+    extra = "model.layers.2.mlp.down_proj"
+    tensors[f"{extra}.weight"] = zeros(128, 128, dtype=torch.float8_e4m3fn)
+    tensors[f"{extra}.weight_scale"] = torch.tensor(1.0)
+    tensors["model.layers.2.mlp.up_proj.weight_scale"] = torch.tensor(float("nan"))
+    report = looked(write(tmp_path, dialect, config, tensors), 0)
+    said = {one["problem"]: one for one in report["findings"] if one["tensors"]}
+    assert said[CONTRADICTION]["severity"] == "note"
+    assert said[CONTRADICTION]["tensors"] == [f"{extra}.weight"]
+    load_model(tmp_path)
+    used = "model.layers.1.mlp.down_proj"
+    for leaf in ("weight_scale_2", "input_scale", "weight_scale", "weight"):
+        del tensors[f"{used}.{leaf}"]
+    tensors[f"{used}.weight"] = zeros(128, 256, dtype=torch.float8_e4m3fn)
+    tensors[f"{used}.weight_scale"] = torch.tensor(1.0)
+    report = looked(write(tmp_path, dialect, config, tensors), 1)
+    assert problems(report)[0]["tensors"] == [f"{used}.weight"]
+    with pytest.raises(BadCheckpoint, match="contradict"):
+        load_model(tmp_path)

@@ -1,8 +1,8 @@
 """What a checkpoint holds and what is wrong with it, without reading a single weight.
 
 Headers and config tell formats, sizes, names and shapes; scales are read to find those that are no
-numbers.  A problem is something that `load_model` refuses or that changes results; a note is
-something to know.
+numbers.  A problem is something that `load_model` refuses or that other programs stumble over; a
+note is something to know, or wrong in a layer that nothing uses.
 """
 
 from collections import defaultdict
@@ -27,7 +27,8 @@ from sparkwell.hardware.targets import TARGETS, Feature
 Severity = Literal["problem", "note"]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 Shapes = Mapping[str, tuple[int, ...]]
-Expected = Callable[[Checkpoint], tuple[Shapes, Callable[[str], bool]]]
+Ignored = Callable[[str], bool]
+Expected = Callable[[Checkpoint], tuple[Shapes, Ignored]]
 FUSED = (  # what other programs multiply as one weight
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
@@ -88,6 +89,10 @@ class _Findings:
             )
         return sorted(findings, key=lambda finding: finding.severity != "problem")
 
+    def first(self) -> BadCheckpoint:
+        """What was met first."""
+        return next(iter(self._all.values()))[0]
+
     @property
     def files(self) -> set[str]:
         """Files that something was said of, as a whole."""
@@ -110,16 +115,25 @@ def inspect(
     """
     findings = _Findings()
     opened = Checkpoint.open(folder, report=findings.add)
-    found = survey(opened, report=findings.add)
     if not opened.tensors:
-        first = findings.listed()[0]
-        raise BadCheckpoint(
-            first.problem, file=first.file, came=first.came, wanted=first.wanted, do=first.do
-        )
-    _check_names(opened, found, expected, findings)
-    _check_input_scales(found, findings)
+        raise findings.first()
+    try:
+        wanted, ignored = expected(opened)
+    except BadCheckpoint as error:
+        known = "no model of architecture" not in error.problem
+        findings.add(error, "problem" if known else "note")
+        wanted, ignored = None, lambda name: False
+    found = survey(opened)
+    for wrong in found.errors:
+        findings.add(wrong)
+    if found.declared.method is not None:
+        for module, wrong in found.broken.items():
+            findings.add(wrong, "note" if ignored(f"{module}.weight") else "problem")
+    if wanted is not None:
+        _check_names(opened, found, wanted, ignored, findings)
+    _check_input_scales(found, ignored, findings)
     if not fast:
-        _check_values(opened, found, findings, progress)
+        _check_values(opened, found, ignored, findings, progress)
     _remark(found, findings)
     return Inspection(opened, found, "headers" if fast else "scales", tuple(findings.listed()))
 
@@ -130,15 +144,10 @@ def inspect(
 def _check_names(
     checkpoint: Checkpoint,
     found: Survey,
-    expected: Expected,
+    wanted: Shapes,
+    ignored: Ignored,
     findings: _Findings,
 ) -> None:
-    try:
-        wanted, ignored = expected(checkpoint)
-    except BadCheckpoint as error:
-        unknown = "no model of architecture" in error.problem
-        findings.add(error, "note" if unknown else "problem")
-        return
     held = found.shapes(checkpoint)
     broken = tuple(f"{module}." for module in found.broken)
     differ = differences(checkpoint, wanted, ignored=ignored)
@@ -160,10 +169,11 @@ def _check_names(
             findings.add(mismatch(DTYPE, info, info.dtype, " or ".join(PLAIN)))
 
 
-def _check_input_scales(found: Survey, findings: _Findings) -> None:
+def _check_input_scales(found: Survey, ignored: Ignored, findings: _Findings) -> None:
     for name, stored in found.weights.items():
         promise = found.declared.promise(name.removesuffix(".weight"))
-        if promise is not None and promise.static and "input" not in stored.parts:
+        static = promise is not None and promise.static and not ignored(name)
+        if promise is not None and static and "input" not in stored.parts:
             info = next(iter(stored.parts.values()))
             findings.add(
                 BadCheckpoint(
@@ -182,26 +192,34 @@ def _check_input_scales(found: Survey, findings: _Findings) -> None:
 
 
 def _check_values(
-    checkpoint: Checkpoint, found: Survey, findings: _Findings, progress: Progress | None
+    checkpoint: Checkpoint,
+    found: Survey,
+    ignored: Ignored,
+    findings: _Findings,
+    progress: Progress | None,
 ) -> None:
     """Every scale of every weight, each tensor once; of fused weights, whether they agree."""
     todo = {
-        info.name: (role, info)
+        info.name: (role, info, stored.name)
         for stored in found.weights.values()
         for role, info in stored.parts.items()
         if role in READ
     }
-    total, done = sum(info.nbytes for _, info in todo.values()), 0
+    total, done = sum(info.nbytes for _, info, _ in todo.values()), 0
     factors: dict[str, float] = {}
     damaged = findings.files
-    for name, (role, info) in todo.items():
+
+    def say(error: BadCheckpoint, weight: str) -> None:
+        if error.problem != CUT_OFF or str(error.file) not in damaged:
+            findings.add(error, "note" if ignored(weight) else "problem")
+
+    for name, (role, info, weight) in todo.items():
         try:
             value = _check_part(checkpoint, role, info)
             if value is not None:
                 factors[name] = value
         except BadCheckpoint as error:
-            if error.problem != CUT_OFF or str(info.file) not in damaged:
-                findings.add(error)
+            say(error, weight)
         done += info.nbytes
         if progress is not None:
             progress(done, total)
@@ -210,8 +228,7 @@ def _check_values(
             if stored.check is not None:
                 stored.check(stored, checkpoint)
         except BadCheckpoint as error:
-            if error.problem != CUT_OFF or str(error.file) not in damaged:
-                findings.add(error)
+            say(error, stored.name)
     _check_fused(found, factors, findings)
 
 

@@ -22,7 +22,10 @@ def read_weight(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> We
     Raises BadCheckpoint for a weight that is missing, of another shape or of an integer dtype, for
     tensors that no format explains, and for scales that are NaN, infinite or negative.
     """
-    stored = survey(checkpoint).weights.get(name)
+    found = survey(checkpoint)
+    if error := found.error_of(name):
+        raise error
+    stored = found.weights.get(name)
     if stored is not None:
         info = next(iter(stored.parts.values()))
         if stored.shape != tuple(shape):
@@ -77,8 +80,10 @@ def check_tensors(
     expected: name -> shape of each weight, as the model sees it; scales left out.
     ignored: tells which surplus names are fine.  Scales of a present weight always are, and so is
     a bias of zeros beside a GPTQ or AWQ weight, which old files have everywhere.
-    Raises one BadCheckpoint for all that is missing, surplus or of another shape.
+    Raises BadCheckpoint for a scheme that is not supported or contradicts the tensors; and one for
+    all that is missing, surplus or of another shape.
     """
+    survey(checkpoint).check(ignored)
     counts = differences(checkpoint, expected, ignored=ignored)
     if not any(counts.values()):
         return

@@ -7,7 +7,6 @@ Published configs' lists of modules left out are unreliable, so they are not rea
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sparkwell.checkpoints.config import read_json_object
 from sparkwell.checkpoints.dialects import (
@@ -18,7 +17,7 @@ from sparkwell.checkpoints.dialects import (
     gptq,
     modelopt,
 )
-from sparkwell.checkpoints.header import Report, TensorInfo, stop
+from sparkwell.checkpoints.header import TensorInfo
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
     Declared,
@@ -74,14 +73,16 @@ class Survey:
 
     weights: by the name that a model has for each.  parts: the tensors that they consist of.
     cache_scales: scales of a quantized KV cache; nothing here uses them.
-    broken: modules that were reported, and whose tensors count for nothing.
+    errors: what is wrong with the config, or between it and the tensors as a whole.
+    broken: what is wrong with a module, by its name; its tensors then count for nothing.
     """
 
     declared: Declared
     weights: dict[str, Stored] = field(default_factory=dict)
     parts: set[str] = field(default_factory=set)
     cache_scales: list[TensorInfo] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)
+    errors: list[BadCheckpoint] = field(default_factory=list)
+    broken: dict[str, BadCheckpoint] = field(default_factory=dict)
 
     def shapes(self, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor as a model sees it: quantized weights whole, no parts of them."""
@@ -93,35 +94,62 @@ class Survey:
         }
         return held | {name: stored.shape for name, stored in self.weights.items()}
 
+    def check(self, ignored: Callable[[str], bool] = lambda name: False) -> None:
+        """Raises the first error; ignored: names of weights that nobody needs."""
+        for error in self.errors:
+            raise error
+        for module, error in self.broken.items():
+            if not ignored(f"{module}.weight"):
+                raise error
 
-def survey(checkpoint: Checkpoint, *, report: Report = stop) -> Survey:
+    def error_of(self, name: str) -> BadCheckpoint | None:
+        """What is wrong with the module that a weight belongs to, or with all."""
+        if self.errors:
+            return self.errors[0]
+        module = name
+        while module and module not in self.broken:
+            module = module.rpartition(".")[0]
+        return self.broken.get(module)
+
+
+def survey(checkpoint: Checkpoint) -> Survey:
     """Recognise every quantized weight; done once for a checkpoint.
 
-    report: called with each thing wrong; the module it concerns is left out.
-    Raises BadCheckpoint for a scheme that is not supported, tensors that no dialect explains, and
-    a config that contradicts them.
+    Raises nothing: a scheme that is not supported, tensors that no dialect explains and a config
+    that contradicts them stand in `errors` and `broken`.
     """
-    if "survey" in checkpoint.memo and report is stop:
-        return checkpoint.memo["survey"]
-    config = checkpoint.folder / "config.json"
+    if "survey" not in checkpoint.memo:
+        checkpoint.memo["survey"] = _survey(checkpoint)
+    return checkpoint.memo["survey"]
+
+
+def _survey(checkpoint: Checkpoint) -> Survey:
     try:
-        declared = _declared(checkpoint)
+        found = Survey(_declared(checkpoint))
     except BadCheckpoint as error:
-        report(error)
-        declared = Declared(UNKNOWN, error.file if isinstance(error.file, Path) else config)
-    found = Survey(declared)
+        found = Survey(Declared(UNKNOWN, checkpoint.folder / "config.json"), errors=[error])
     undeclared = None
-    for module in _modules(checkpoint, declared):
+    for module in _modules(checkpoint, found.declared):
         try:
             _recognise(module, found)
         except BadCheckpoint as error:
-            found.broken.add(module.name)
-            if declared.method is not None:
-                report(error)
-        if declared.method is None and undeclared is None:
+            found.broken[module.name] = error
+        if found.declared.method is None and undeclared is None:
             undeclared = next((i for leaf, i in module.tensors.items() if _marks(leaf, i)), None)
-    _check_declared(checkpoint, found, undeclared, report)
-    checkpoint.memo["survey"] = found
+    if undeclared is not None:
+        problem = "tensors are quantized, but config.json has no quantization_config"
+        wanted = "plain weights, or a quantization_config that tells how they are quantized"
+        came = described(undeclared)
+        found.errors.append(mismatch(problem, undeclared, came, wanted, METADATA))
+    if found.declared.quantizes and not found.weights and not found.broken:
+        nothing = BadCheckpoint(
+            "config.json says that weights are quantized, but no tensor is",
+            file=found.declared.file,
+            came=f"{len(checkpoint.tensors)} tensors, none of {found.declared.method}",
+            wanted="quantized weights with their scales",
+            do="remove quantization_config from config.json if the weights were dequantized",
+        )
+        found.errors.append(nothing)
     return found
 
 
@@ -163,26 +191,6 @@ def _check_agreement(inside: Declared, beside: Declared) -> None:
             wanted="the same in both",
             do="take both files from the repository that the weights came from",
         )
-
-
-def _check_declared(
-    checkpoint: Checkpoint, found: Survey, undeclared: TensorInfo | None, report: Report
-) -> None:
-    """Something is quantized where the config says so, and nothing where it does not."""
-    declared = found.declared
-    if undeclared is not None:
-        problem = "tensors are quantized, but config.json has no quantization_config"
-        wanted = "plain weights, or a quantization_config that tells how they are quantized"
-        report(mismatch(problem, undeclared, described(undeclared), wanted, METADATA))
-    if declared.quantizes and not found.weights and not found.broken:
-        error = BadCheckpoint(
-            "config.json says that weights are quantized, but no tensor is",
-            file=declared.file,
-            came=f"{len(checkpoint.tensors)} tensors, none of {declared.method}",
-            wanted="quantized weights with their scales",
-            do="remove quantization_config from config.json if the weights were dequantized",
-        )
-        report(error)
 
 
 # ---------------------------------------------------------------- the tensors

@@ -10,6 +10,7 @@ import torch
 from sparkwell.checkpoints.config import DeepseekConfig, LlamaConfig, parse_config
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import check_tensors
+from sparkwell.checkpoints.survey import survey
 from sparkwell.errors import BadInput
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.llama import LlamaModel
@@ -69,6 +70,8 @@ def load_model(
         checkpoint, dtype=kind, device=device, progress=progress, **kept_formats(device, widen)
     )
     model = build(config, weights)
+    if unused := survey(checkpoint).cache_scales:
+        log.warning("%s: %d scales of a quantized KV cache are not used", folder, len(unused))
     for remark, count in weights.remarks.items():
         log.warning("%s: %d %s", folder, count, remark)
     return model

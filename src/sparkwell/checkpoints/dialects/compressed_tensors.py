@@ -57,6 +57,10 @@ def declare(fields: Mapping[str, Any], file: Path) -> Declared:
     groups = fields.get("config_groups")
     if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
         raise unsupported(file, f"config_groups = {groups!r:.100}")
+    transforms = fields.get("transform_config")
+    if isinstance(transforms, dict) and transforms.get("config_groups"):
+        came = f"transform_config with {', '.join(transforms['config_groups'])}"
+        raise unsupported(file, came, "weights whose inputs are not rotated at run time")
     found = [_group(name, group, file) for name, group in groups.items()]
 
     def promise(module: str) -> Promise | None:
