@@ -13,6 +13,7 @@ OPS: Mapping[str, str] = MappingProxyType(
         "layer_norm": "sparkwell.ops.norm",
         "rope": "sparkwell.ops.rope",
         "swiglu": "sparkwell.ops.activation",
+        "quantize_activations": "sparkwell.ops.quantize",
         "linear": "sparkwell.ops.linear",
         "route_sigmoid": "sparkwell.ops.moe",
         "route_softmax": "sparkwell.ops.moe",
