@@ -219,6 +219,29 @@ def test_fused_scales_that_differ_are_a_note(tmp_path: Path) -> None:
     assert inputs["came"] == "350, 100 for gate_proj, up_proj"
 
 
+def test_fused_fp8_scales(tmp_path: Path) -> None:
+    """One scale for a whole tensor counts; those of rows and of blocks never do."""
+    tensors = tensors_of(BY_NAME["modelopt-fp8"], LLAMA)
+    report = looked(write(tmp_path, BY_NAME["modelopt-fp8"], LLAMA, tensors), 0)
+    one = notes(report)["scales of the whole tensor differ in weights that others fuse"]
+    assert one["count"] == 6  # q, k, v and gate, up of 3 layers
+    for name in ("modelopt-fp8-channel", "deepseek"):  # where one block is a whole weight
+        assert not notes(looked(write(tmp_path, BY_NAME[name], LLAMA), 0))
+
+
+def test_fused_formats_that_differ(tmp_path: Path) -> None:
+    """What runs here and nowhere else is worth a note."""
+    nvfp4, fp8 = BY_NAME["modelopt-nvfp4"], BY_NAME["modelopt-fp8"]
+    up = {n: t for n, t in tensors_of(fp8, LLAMA).items() if "1.mlp.up_proj" in n}
+    tensors = {n: t for n, t in tensors_of(nvfp4, LLAMA).items() if "1.mlp.up_proj" not in n}
+    config = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    write(tmp_path, Dialect("mixed", "", config, nvfp4.write), LLAMA, tensors | up)
+    one = notes(looked(tmp_path, 0))["formats differ in weights that others fuse"]
+    assert one["tensors"] == ["model.layers.1.mlp.gate_proj.weight_scale"]
+    assert set(one["came"].split(" and ")) == {"nvfp4, nvfp4", "fp8-rows, fp8-tensor"}
+    load_model(tmp_path)
+
+
 def test_scales_of_a_quantized_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tensors = tensors_of(BY_NAME["modelopt-file"], LLAMA)
     for i in range(3):

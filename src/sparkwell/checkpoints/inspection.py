@@ -37,6 +37,9 @@ FUSED = (  # what other programs multiply as one weight
 READ = ("scales", "global", "input")
 MISSING, SURPLUS, SHAPE = "missing tensor", "unexpected tensor", "tensor of a wrong shape"
 DTYPE = "tensor of a wrong dtype"
+OTHERS_FORMATS = "formats differ in weights that others fuse"
+OTHERS_SCALES = "scales of the whole tensor differ in weights that others fuse"
+OTHERS_INPUTS = "scales of the activations differ in weights that others fuse"
 BELONG = "check that config.json and the weights belong to the same model and version"
 
 
@@ -157,7 +160,9 @@ def _check_names(
                 continue  # said already
             came = str(list(held[name])) if name in held else "absent"
             want = str(list(wanted[name])) if name in wanted else "absent"
-            file = checkpoint.tensors[name].file if name in checkpoint.tensors else None
+            stored = found.weights.get(name)
+            info = checkpoint.tensors.get(name) or (stored and next(iter(stored.parts.values())))
+            file = info.file if info else None
             findings.add(
                 BadCheckpoint(problem, file=file, tensor=name, came=came, wanted=want, do=BELONG)
             )
@@ -247,32 +252,33 @@ def _check_part(checkpoint: Checkpoint, role: str, info: TensorInfo) -> float | 
 
 
 def _check_fused(found: Survey, factors: Mapping[str, float], findings: _Findings) -> None:
+    """Notes weights which other programs fuse and which differ in format or in a whole's scale."""
     modules = {name.removesuffix(".weight"): stored for name, stored in found.weights.items()}
+    first = {group[0]: group for group in FUSED}
     for name, stored in modules.items():
         parent, _, leaf = name.rpartition(".")
-        for group in FUSED:
-            if leaf != group[0]:
-                continue
-            shards = [modules.get(f"{parent}.{other}") for other in group]
-            present = [shard for shard in shards if shard is not None]
-            for role, problem in (
-                ("global", "scales of the whole tensor differ in weights that others fuse"),
-                ("scales", "scales of the whole tensor differ in weights that others fuse"),
-                ("input", "scales of the activations differ in weights that others fuse"),
-            ):
-                values = [factors.get(s.parts[role].name) for s in present if role in s.parts]
-                known = [value for value in values if value is not None]
-                if len(set(known)) > 1:
-                    findings.add(_unequal(problem, stored, role, group, known), "note")
+        group = first.get(leaf)
+        if group is None:
+            continue
+        shards = [shard for other in group if (shard := modules.get(f"{parent}.{other}"))]
+        if len(kinds := {f"{shard.kind}, {shard.activations}" for shard in shards}) > 1:
+            findings.add(
+                _unequal(OTHERS_FORMATS, stored, "scales", " and ".join(sorted(kinds))), "note"
+            )
+        for role, problem in (("global", OTHERS_SCALES), ("input", OTHERS_INPUTS)):
+            if role == "global" and stored.kind == "fp8-rows":
+                role = "scales"
+            parts = [shard.parts[role].name for shard in shards if role in shard.parts]
+            values = [factors[part] for part in parts if part in factors]
+            if len(set(values)) > 1:
+                came = f"{', '.join(f'{value:.6g}' for value in values)} for {', '.join(group)}"
+                findings.add(_unequal(problem, stored, role, came), "note")
 
 
-def _unequal(
-    problem: str, stored: Stored, role: str, group: tuple[str, ...], values: list[float]
-) -> BadCheckpoint:
+def _unequal(problem: str, stored: Stored, role: str, came: str) -> BadCheckpoint:
     info = stored.parts[role]
-    came = f"{', '.join(f'{value:.6g}' for value in values)} for {', '.join(group)}"
     wanted = "nothing: each keeps its own here, so results are exact"
-    do = "know that programs which fuse them take one scale for all, which changes weights"
+    do = "know that programs which fuse them refuse this, or take one scale for all"
     return BadCheckpoint(problem, file=info.file, tensor=info.name, came=came, wanted=wanted, do=do)
 
 

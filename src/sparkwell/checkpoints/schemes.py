@@ -104,7 +104,10 @@ def _zero_bias(checkpoint: Checkpoint, name: str) -> bool:
     weight = survey(checkpoint).weights.get(f"{name.removesuffix('.bias')}.weight")
     if not name.endswith(".bias") or weight is None or weight.dialect not in ("awq", "gptq"):
         return False
-    return not bool(torch.any(checkpoint.read(name)))
+    try:
+        return not bool(torch.any(checkpoint.read(name)))
+    except BadCheckpoint:  # of a file that is cut off, and refused for that
+        return False
 
 
 def _shapes(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> str:

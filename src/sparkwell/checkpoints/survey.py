@@ -30,7 +30,7 @@ from sparkwell.checkpoints.stored import (
 from sparkwell.errors import BadCheckpoint
 
 DECLARE = {
-    "fp8": fp8.declare,
+    **dict.fromkeys(fp8.METHODS, fp8.declare),
     **dict.fromkeys(compressed_tensors.METHODS, compressed_tensors.declare),
     **dict.fromkeys(modelopt.METHODS, modelopt.declare),
     **dict.fromkeys(awq.METHODS, awq.declare),
@@ -49,7 +49,8 @@ RECOGNISE: tuple[Callable[[Module], Stored | None], ...] = (
 LEAVES = (
     *compressed_tensors.LEAVES,
     *modelopt.LEAVES,
-    *("weight_scale_inv", "qweight", "qzeros", "scales", "g_idx"),
+    *fp8.LEAVES,
+    *gptq.LEAVES,
     *gpt_oss.LEAVES,
 )
 CACHE_LEAVES = (
@@ -227,7 +228,8 @@ def _recognise(module: Module, found: Survey) -> None:
         found.parts.update(info.name for info in rest)  # static scales that nothing uses
     elif rest:
         problem = "scales without a weight that they belong to"
-        raise mismatch(problem, rest[0], described(rest[0]), _wanted_beside(module))
+        wanted = f"{module.name}.weight, quantized as the scales say"
+        raise mismatch(problem, rest[0], described(rest[0]), wanted)
 
 
 def _weights_of(module: Module) -> list[Stored]:
@@ -252,17 +254,12 @@ def _weights_of(module: Module) -> list[Stored]:
     return []
 
 
-def _wanted_beside(module: Module) -> str:
-    return f"{module.name}.weight, quantized as the scales say"
-
-
 def _check_promise(module: Module, stored: Stored) -> None:
     """Raises BadCheckpoint where config and tensors are of different formats."""
     declared, promise = module.declared, module.promise
     info = next(iter(stored.parts.values()))
-    method = {"fp8": "fp8", gpt_oss.NAME: "mxfp4"}.get(stored.dialect, stored.dialect)
     came = f"{stored.kind} of {stored.dialect}: {described(info)}"
-    if declared.method not in (None, UNKNOWN, method):
+    if declared.method not in (None, UNKNOWN, stored.dialect):
         wanted = f"tensors of {declared.method}, says {declared.file.name}"
         raise mismatch(CONTRADICTION, info, came, wanted, METADATA)
     if promise is not None and promise.kind is not None and promise.kind != stored.kind:

@@ -24,7 +24,6 @@ from sparkwell.checkpoints.values import read_scales
 from sparkwell.formats.int4 import Int4Group
 
 NAME = "awq"
-LEAVES = ("qweight", "qzeros", "scales")
 METHODS = ("awq",)
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # the nibble of a word that holds column 0, 1, 2, ...
 

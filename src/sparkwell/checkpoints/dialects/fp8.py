@@ -26,6 +26,8 @@ from sparkwell.checkpoints.values import read_input_scale, read_scales
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
 
 NAME = "fp8"
+LEAVES = ("weight_scale_inv", "weight_scale", "input_scale")
+METHODS = (NAME,)
 WITH_SCALE = ("compressed-tensors", "modelopt")  # which name an FP8 weight's scales weight_scale
 BLOCK = 128
 SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")  # of blocks; all exact in fp32
@@ -46,7 +48,7 @@ def declare(fields: Mapping[str, Any], file: Path) -> Declared:
         static = scheme == "static"
         promise = Promise("quant_method = 'fp8'", "fp8-rows", "fp8-tensor", static=static)
     pow2 = fields.get("scale_fmt") == "ue8m0"
-    return Declared("fp8", file, lambda module: promise, pow2, quantizes=True)
+    return Declared(NAME, file, lambda module: promise, pow2, quantizes=True)
 
 
 def recognise_inverse(module: Module) -> Stored | None:
@@ -69,7 +71,7 @@ def recognise_inverse(module: Module) -> Stored | None:
     check_part(scales, SCALE_DTYPES, ((-(-n // BLOCK), -(-k // BLOCK)),), weight)
     parts = {"values": weight, "scales": scales}
     name = weight.name
-    return Stored(name, "fp8", "fp8-block", (n, k), parts, _read_block, "fp8-group", BLOCK)
+    return Stored(name, NAME, "fp8-block", (n, k), parts, _read_block, "fp8-group", BLOCK)
 
 
 def recognise(module: Module) -> Stored | None:

@@ -26,19 +26,19 @@ from sparkwell.checkpoints.stored import (
 from sparkwell.checkpoints.values import check_scales
 from sparkwell.formats.mxfp4 import Mxfp4
 
-NAME = "gpt-oss"
+NAME = "mxfp4"  # as its quant_method
 LEAVES = (
     *("gate_up_proj_blocks", "gate_up_proj_scales"),
     *("down_proj_blocks", "down_proj_scales"),
 )
-METHODS = ("mxfp4",)
+METHODS = (NAME,)
 SHARDS = {"gate_up_proj": (("gate_proj", 0), ("up_proj", 1)), "down_proj": (("down_proj", 0),)}
 
 
 def declare(fields: Mapping[str, Any], file: Path) -> Declared:
     """Nothing but the method; modules_to_not_convert is not read: tensors tell better."""
     promise = Promise("quant_method = 'mxfp4'", "mxfp4", "none", 32)
-    return Declared("mxfp4", file, lambda module: promise, quantizes=True)
+    return Declared(NAME, file, lambda module: promise, quantizes=True)
 
 
 def recognise_all(module: Module) -> list[Stored]:
