@@ -3,5 +3,5 @@
 By the names of `formats.kind`.  Plain tensors always are; on a CPU the references take all formats.
 """
 
-LINEAR: frozenset[str] = frozenset()
+LINEAR: frozenset[str] = frozenset({"Fp8Block", "Fp8Rows", "Nvfp4", "Mxfp4", "Int4Group"})
 EXPERTS: frozenset[str] = frozenset()
