@@ -131,6 +131,10 @@ BROKEN: dict[str, tuple[str, Callable[[Tensors], None], str, str, str, str]] = {
         "ct-w4a16", put("weight_scale", torch.ones(128, 2)),
         "number of scales contradicts the group size", "weight_packed",
         f"2 scales for 128 values of {Q}.weight_packed", "1: groups of 128, says config_groups."),
+    "too few INT4 groups": (
+        "gptq", puts(scales=torch.ones(1, 128), qzeros=zeros(1, 16, dtype=I32)),
+        "number of scales contradicts the group size", "qweight",
+        f"1 scales for 128 values of {Q}.qweight", "2: groups of 64, says quant_method = 'gptq'"),
     "no scales": (
         "ct-nvfp4", put("weight_scale", None), "quantized weight without weight_scale",
         "weight_packed", "U8 [128, 64]", f"{Q}.weight_scale"),
