@@ -5,30 +5,88 @@ On a GPU a float weight is multiplied by torch's own matrix product."""
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Weight
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.quantized import Quantized
+from sparkwell.formats.weights import QuantizedTensor, Weight, kind
 from sparkwell.ops.backend import choose
-from sparkwell.ops.linear.reference import linear_reference
+from sparkwell.ops.device import device_of
+from sparkwell.ops.linear.arithmetic import Decision, activations_of, check_arithmetic, decide
+from sparkwell.ops.linear.reference import (
+    linear_reference,
+    quantized_gemm_reference,
+    quantized_linear_reference,
+)
+from sparkwell.ops.quantize import quantize_activations
 
 
 def linear(
-    x: torch.Tensor,
+    x: torch.Tensor | QuantizedTensor,
     weight: Weight,
     bias: torch.Tensor | None = None,
     *,
     out_dtype: torch.dtype | None = None,
+    arithmetic: str = "auto",
     backend: str = "auto",
 ) -> torch.Tensor:
     """y = x W^T + bias.
 
-    x: [..., K] fp32/bf16/fp16.
-    weight: [N, K], a float tensor or a quantized one (which is dequantized, x is not quantized).
+    x: [..., K] fp32/bf16/fp16; or quantized, [m, K], as `quantize_activations` makes it.
+    weight: [N, K], a float tensor or a quantized one.
     bias: [N] or None.
-    out_dtype: of the result; None: x's.  fp32 is what logits and scores of half-precision x need.
+    out_dtype: of the result; None: x's, bf16 of a quantized one.  fp32 is what logits and scores of
+        half-precision x need.
+    arithmetic: "w4a16", "w8a16": x is left as it is; "w8a8", "w4a8", "w4a4": x is quantized to FP8
+        or NVFP4 first; "auto": the former on CPU tensors, elsewhere what `linear_decision` says.
 
-    Returns [..., N]; products and sums are fp32, cast once.
-    Raises BadInput where the shapes do not fit.
+    Returns [..., N]; products and sums are fp32, cast once.  On a GPU:
+    as it is: weights and products are exact; from 257 rows on, or for fp32 x, the weight is first
+        rounded to x's type.  NaN codes of FP8 and of scales read as 480, E8M0's as infinity.
+    "w8a8", "w4a4": the products of codes are exact; sums of 128 columns as the FP8 units add.
+    "w4a8": e2m1 * scale is rounded to e4m3, a relative error of at most 2^-4 a weight.
+    Raises BadInput where shapes or formats do not fit, Unsupported where the arithmetic asked for
+    has no kernel for the weight on the device.
     """
-    served_by = choose("linear", x, backend)
+    operand = x if isinstance(x, torch.Tensor) else next(iter(x.tensors().values()))
+    served_by = choose("linear", operand, backend)
+    _check(x, weight, bias)
+    check_arithmetic(weight, arithmetic)
+    if out_dtype is None:
+        out_dtype = torch.bfloat16 if isinstance(x, Quantized) else x.dtype
+    if served_by == "reference":
+        return _reference(x, weight, bias, arithmetic).to(out_dtype)
+    from sparkwell.ops.linear.both import multiply_quantized
+    from sparkwell.ops.linear.run import multiply_as_is, multiply_plain
+
+    if isinstance(x, Quantized):
+        assert isinstance(weight, Quantized)
+        return multiply_quantized(x, weight, bias, out_dtype)
+    if isinstance(weight, torch.Tensor):
+        return multiply_plain(x, weight, bias, out_dtype)
+    rows = x.numel() // max(1, x.shape[-1])
+    decision = decide(rows, weight, device_of(x.device), arithmetic)
+    if decision.activations == "none":
+        return multiply_as_is(x, weight, bias, out_dtype)
+    given = getattr(weight, "input_scale", None)
+    flat = x.reshape(-1, x.shape[-1])
+    group = weight.block[1] if isinstance(weight, Fp8Block) else 128
+    quantized = quantize_activations(
+        flat, decision.activations, input_scale=given, group=group, backend="kernel"
+    )
+    y = multiply_quantized(quantized, weight, bias, out_dtype)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def linear_decision(x: torch.Tensor, weight: Weight, arithmetic: str = "auto") -> Decision:
+    """In which arithmetic `linear` multiplies on x's device, and why.
+
+    x: [..., K]; its values are not read.
+    Raises as `linear` does.
+    """
+    return decide(x.numel() // max(1, x.shape[-1]), weight, device_of(x.device), arithmetic)
+
+
+def _check(x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor | None) -> None:
+    """Raises BadInput where the operands do not fit together."""
     if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
         raise BadInput(
             f"linear: x is {tuple(x.shape)} and weight {tuple(weight.shape)}, "
@@ -39,10 +97,21 @@ def linear(
             f"linear: bias is {tuple(bias.shape)} for weight {tuple(weight.shape)}, "
             f"want ({weight.shape[0]},), one value per output"
         )
-    if served_by == "reference":
-        return linear_reference(x, weight, bias).to(out_dtype or x.dtype)
-    from sparkwell.ops.linear.run import multiply_as_is, multiply_plain
+    if isinstance(x, Quantized) and (len(x.shape) != 2 or not isinstance(weight, Quantized)):
+        raise BadInput(
+            f"linear: x is {kind(x)} {list(x.shape)} and weight {kind(weight)}; want quantized x "
+            "[m, K] with a quantized weight"
+        )
 
-    if isinstance(weight, torch.Tensor):
-        return multiply_plain(x, weight, bias, out_dtype or x.dtype)
-    return multiply_as_is(x, weight, bias, out_dtype or x.dtype)
+
+def _reference(
+    x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor | None, arithmetic: str
+) -> torch.Tensor:
+    if isinstance(x, torch.Tensor):
+        activations = activations_of(arithmetic, weight)
+        if activations == "none" or isinstance(weight, torch.Tensor):
+            return linear_reference(x, weight, bias)
+        return quantized_linear_reference(x, weight, bias, activations=activations)
+    assert isinstance(weight, Quantized)
+    y = quantized_gemm_reference(x, weight)
+    return y if bias is None else y + bias.float()

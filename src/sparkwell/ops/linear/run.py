@@ -123,13 +123,25 @@ def _stream(
         EVEN=k // each % s.block_k == 0, BN=s.block_n, BM=s.block_m, BK=s.block_k,
     )  # fmt: skip
     if several:
-        reduced = pick("linear", REDUCE, choice.problem, choice.target)
-        block = reduced.schedule.block
-        launch(
-            reduce_kernel, (m, triton.cdiv(n, block)), y, out, held.factor, bias, share.count, m,
-            n, choice=reduced, BLOCK=block,
-        )  # fmt: skip
+        add_parts(y, out, held.factor, bias, choice)
     return y
+
+
+def add_parts(
+    y: torch.Tensor,
+    parts_of_y: torch.Tensor,
+    factor: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    choice: Choice,
+) -> None:
+    """y = factor * (the sum of its parts, in order) + bias.  [P, m, n] -> [m, n]"""
+    count, m, n = parts_of_y.shape
+    reduced = pick("linear", REDUCE, choice.problem, choice.target)
+    block = reduced.schedule.block
+    launch(
+        reduce_kernel, (m, triton.cdiv(n, block)), y, parts_of_y, factor, bias, count, m, n,
+        choice=reduced, BLOCK=block,
+    )  # fmt: skip
 
 
 def _pairs(rows: torch.Tensor) -> torch.Tensor:

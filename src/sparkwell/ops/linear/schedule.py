@@ -8,14 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparkwell.hardware.targets import Target, TensorPath
-from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, NO_MMA, UTCHMMA, Row
+from sparkwell.ops.schedule import (
+    EVERY,
+    HGMMA,
+    HMMA,
+    NO_MMA,
+    QGMMA,
+    QMMA,
+    UTCHMMA,
+    UTCQMMA,
+    Row,
+)
 
 
 @dataclass(frozen=True)
 class Problem:
     """y [m, n] = x [m, k] w [n, k]^T.
 
-    kind: of the weight: "nvfp4", "mxfp4", "int4", "fp8".  x: "bf16", "fp16", "fp32".
+    kind: of the weight: "nvfp4", "mxfp4", "int4", "fp8".  x: "bf16", "fp16", "fp32", "fp8".
     group: columns of a scale; 0: scales are per row only.  zeros: whether groups have zero points.
     """
 
@@ -101,6 +111,13 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     return size + changed + (x if target.tensor_path is TensorPath.WGMMA else 0)
 
 
+def scaled_shared(p: Problem, s: Schedule, target: Target) -> int:
+    """Bytes of shared memory a block takes where both operands are FP8."""
+    sync = s.block_m < 64 or target.tensor_path is TensorPath.MMA_SYNC
+    return (s.num_stages - sync) * (s.block_n + s.block_m) * s.block_k
+
+
+FP8_ANY = f"{HMMA}|{QMMA}|{QGMMA}|{UTCQMMA}"  # without FP8 units: float16
 HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"
 
 
@@ -137,6 +154,12 @@ TABLE: tuple[Row, ...] = (
     Row("fp8-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, FP8, 64), "FP8 in groups of 64 or rows, at most 64 rows", HMMA_ANY),
     Row("fp8-256",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(FEW, FP8, 64), "FP8 in groups of 64 or rows, at most 256 rows", HMMA_ANY),
     Row("widened",   Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA),
+)
+
+SCALED: tuple[Row, ...] = (
+    Row("scaled-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, lambda p: p.m <= 16 and p.group % 128 == 0, "FP8 in groups of 128 or rows, at most 16 rows", f"{HMMA}|{QMMA}"),
+    Row("scaled-64", Schedule(128, 64, 128, 8, 3, 2),  EVERY, lambda p: p.m <= 64 and p.group % 128 == 0, "FP8 in groups of 128 or rows, at most 64 rows", FP8_ANY),
+    Row("scaled",    Schedule(128, 128, 128, 8, 3, 1), EVERY, lambda p: p.group % 128 == 0, "FP8 in groups of 128 or rows", FP8_ANY),
 )
 
 REDUCE: tuple[Row, ...] = (

@@ -32,6 +32,9 @@ def _inputs(make: Maker, *, form: str, shape: tuple[int, int, int], x: str, opti
         inputs["bias"] = make.randn(2 * n, dtype=DTYPES[x])[::2]
     if "wide" in options:
         inputs["out_dtype"] = torch.float32
+    for name in ("w8a8", "w4a8", "w4a4"):
+        if name in options:
+            inputs["arithmetic"] = name
     if "odd" in options:  # pairs of x that are not aligned
         inputs["x"] = make.randn(m, k + 1, dtype=DTYPES[x])[:, 1:]
     return inputs
@@ -44,7 +47,7 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     rounded = x == "bf16" and (m > 256 or form == "int4-64" and m > 16)
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
     size = "small" if n * k < 1 << 18 else "model"
-    name = "-".join(filter(None, (form, f"{m}x{n}x{k}", x, options)))
+    name = "-".join(filter(None, (form, f"{m}x{n}x{k}", x, *options.split())))
     return Case("linear", name, make, size, (limit,))
 
 
@@ -82,6 +85,16 @@ SMALL: tuple[Case, ...] = (
     _case("fp8-rows", 2, 70, 513, "bf16", "bias"),
     _case("fp8-rows", 12, 70, 300, "fp16", "wide"),
 )
+QUANTIZED: tuple[Case, ...] = (
+    _case("fp8-block", 3, 140, 400, "bf16", "w8a8 bias"),
+    _case("fp8-block", 16, 300, 600, "fp16", "w8a8 wide"),
+    _case("fp8-block", 40, 140, 300, "fp32", "w8a8"),
+    _case("fp8-block", 70, 130, 260, "bf16", "w8a8 wide bias"),
+    _case("fp8-rows", 2, 70, 513, "bf16", "w8a8 bias"),
+    _case("fp8-rows", 33, 140, 300, "fp16", "w8a8 wide"),
+    _case("fp8-rows", 130, 40, 130, "bf16", "w8a8"),
+    _case("fp8-rows", 0, 40, 130, "bf16", "w8a8"),
+)
 MODEL: tuple[Case, ...] = tuple(
     _case(form, m, n, k)
     for forms, shapes in (
@@ -92,8 +105,16 @@ MODEL: tuple[Case, ...] = tuple(
     for n, k in shapes
     for m in ROWS
 )
+MODEL_QUANTIZED: tuple[Case, ...] = tuple(
+    _case(form, m, n, k, "bf16", "w8a8")
+    for form in ("fp8-block", "fp8-rows")
+    for n, k in FP8
+    for m in ROWS
+)
 CASES = (
     *SMALL,
+    *QUANTIZED,
     *MODEL,
+    *MODEL_QUANTIZED,
     *(_case(form, 1, 6144, 4096) for form in ("int4-64", "int4-32", "int4-ordered")),
 )
