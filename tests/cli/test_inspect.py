@@ -29,6 +29,7 @@ from sparkwell.checkpoints.inspection import inspect
 from sparkwell.checkpoints.locate import locate
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.cli import app
+from sparkwell.formats import dequantize
 from sparkwell.models.load import expected_tensors, load_model
 
 # ---------------------------------------------------------------- sound ones
@@ -258,6 +259,31 @@ def test_scales_of_a_quantized_cache(tmp_path: Path, caplog: pytest.LogCaptureFi
     report = looked(write(tmp_path / "ct", dialect, LLAMA, tensors), 0)
     one = notes(report)["scales of a quantized KV cache are not used"]
     assert one["came"] == "float of 8 bits, tensor; 1 tensors"
+
+
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+def test_symmetric_gptq_of_the_version_that_it_does_not_name(tmp_path: Path, version: str) -> None:
+    """Published: zero points of 8 where checkpoint_format means that 7 stands for 8."""
+    dialect = BY_NAME["gptq-sym"]
+    sound, other = tmp_path / "sound", tmp_path / "other"
+    tensors = tensors_of(dialect, LLAMA)
+    want = load_model(write(sound, dialect, LLAMA, tensors))
+    nibble = 8 if version == "gptq" else 7
+    for name, tensor in tensors.items():
+        if name.endswith("qzeros"):
+            tensor.view(torch.uint8).fill_(17 * nibble)
+    named = Dialect("", "", dialect.config | {"checkpoint_format": version}, dialect.write)
+    report = looked(write(other, named, LLAMA, tensors), 0)
+    one = notes(report)["zero points are counted in another way than checkpoint_format says"]
+    assert (one["count"], one["came"], one["wanted"]) == (
+        21,
+        f"{nibble} everywhere",
+        str(15 - nibble),
+    )
+    got = load_model(other)
+    for a, b in zip(got.layers, want.layers, strict=True):
+        assert torch.equal(dequantize(a.attention.o), dequantize(b.attention.o))
+    assert "zero points" not in str(notes(looked(sound, 0)))
 
 
 def test_what_the_activations_were_made_for(tmp_path: Path) -> None:

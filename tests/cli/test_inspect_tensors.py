@@ -180,10 +180,10 @@ BROKEN: dict[str, tuple[str, Callable[[Tensors], None], str, str, str, str]] = {
     "groups of columns": (
         "gptq-act-order", change("g_idx", value=0), "columns of the groups do not fit", "g_idx",
         "1 groups, numbered 0 to 0", "groups 0 to 1, each of 64 of the 128 columns"),
-    "zero points of the other version": (
-        "gptq-sym", change("qzeros", value=-0x77777778),
-        "sym = true in the config, and other zero points", "qzeros", "zero points 9 to 9",
-        "8 everywhere; checkpoint_format may be wrong"),
+    "zero points of symmetric weights": (
+        "gptq-sym", change("qzeros", value=0x66666666),
+        "sym = true in the config, and other zero points", "qzeros", "6 to 6",
+        "7 everywhere (version 1), or 8 (version 2)"),
     "weight_shape": (
         "ct-w4a16", put("weight_shape", torch.tensor([128, 120])),
         "weight_shape contradicts weight_packed", "weight_shape", "[128, 120]", "[128, 128]"),

@@ -230,8 +230,8 @@ def _check_values(
             progress(done, total)
     for stored in found.weights.values():
         try:
-            if stored.check is not None:
-                stored.check(stored, checkpoint)
+            if stored.check is not None and (remark := stored.check(stored, checkpoint)):
+                findings.add(remark, "note")
         except BadCheckpoint as error:
             say(error, stored.name)
     _check_fused(found, factors, findings)

@@ -33,7 +33,8 @@ class Stored:
     activations: what the checkpoint was made for.
     read: makes the weight of the files' data.
     source: index of an expert of stacked tensors and the first of its rows and their step.
-    check: raises BadCheckpoint for values that `read` would refuse, scales aside; reads no codes.
+    check: raises BadCheckpoint for values that `read` refuses, scales aside, and returns one for
+    what is worth knowing; reads no codes.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Stored:
     activations: Activations = "none"
     group: int | None = None
     source: tuple[int, int, int] | None = None
-    check: Callable[["Stored", Checkpoint], None] | None = None
+    check: Callable[["Stored", Checkpoint], BadCheckpoint | None] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -29,6 +29,7 @@ from sparkwell.checkpoints.stored import (
     unsupported,
 )
 from sparkwell.checkpoints.values import read_factor, read_input_scale, read_scales
+from sparkwell.errors import BadCheckpoint
 from sparkwell.formats.int4 import Int4Group
 from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
@@ -252,6 +253,7 @@ def _check_shape(stored: Stored, checkpoint: Checkpoint) -> None:
         raise mismatch(problem, info, str(shape), str(list(stored.shape)))
 
 
-def _check_int4(stored: Stored, checkpoint: Checkpoint) -> None:
+def _check_int4(stored: Stored, checkpoint: Checkpoint) -> BadCheckpoint | None:
     _check_shape(stored, checkpoint)
     read_order(stored, checkpoint)
+    return None

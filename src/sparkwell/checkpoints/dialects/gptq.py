@@ -23,6 +23,7 @@ from sparkwell.checkpoints.stored import (
     unsupported,
 )
 from sparkwell.checkpoints.values import read_scales
+from sparkwell.errors import BadCheckpoint
 from sparkwell.formats.int4 import MIDDLE, Int4Group
 
 NAME = "gptq"
@@ -98,21 +99,35 @@ def _read(stored: Stored, checkpoint: Checkpoint, *, offset: int, symmetric: boo
 def _zeros(
     stored: Stored, checkpoint: Checkpoint, offset: int, symmetric: bool
 ) -> torch.Tensor | None:
-    """Zero points [n, k/group]; None where the config says that all are 8, and they are."""
+    """Zero points [n, k/group]; None where the config says that all are 8.
+
+    Some published symmetric files are of version 2 and say 1; 7 and 8 everywhere tell them apart.
+    """
     info = stored.parts["zeros"]
     words = unpack_words(checkpoint.read(info.name)).flatten(-2)[:, : stored.shape[0]]
-    zeros = (words + offset) & 15
     if not symmetric:
-        return zeros.T.contiguous()
-    if not bool((zeros == MIDDLE).all()):
-        came = f"zero points {zeros.min()} to {zeros.max()}"
-        wanted = f"{MIDDLE} everywhere; checkpoint_format may be wrong"
+        return ((words + offset) & 15).T.contiguous()
+    if not bool((words == MIDDLE - 1).all() | (words == MIDDLE).all()):
+        came = f"{words.min()} to {words.max()}"
+        wanted = f"{MIDDLE - 1} everywhere (version 1), or {MIDDLE} (version 2)"
         raise mismatch("sym = true in the config, and other zero points", info, came, wanted)
     return None
 
 
-def _check(stored: Stored, checkpoint: Checkpoint) -> None:
+def _check(stored: Stored, checkpoint: Checkpoint) -> BadCheckpoint | None:
     read_order(stored, checkpoint)
-    offset = 1 if stored.read in (_read_v1, _read_v1_symmetric) else 0
-    if stored.read in (_read_v1_symmetric, _read_v2_symmetric):
-        _zeros(stored, checkpoint, offset, symmetric=True)
+    if stored.read not in (_read_v1_symmetric, _read_v2_symmetric):
+        return None
+    offset = 1 if stored.read is _read_v1_symmetric else 0
+    _zeros(stored, checkpoint, offset, symmetric=True)
+    info = stored.parts["zeros"]
+    found = int(unpack_words(checkpoint.read_one(info.name, 0)[:1]).max())
+    if found + offset == MIDDLE:
+        return None
+    return mismatch(
+        "zero points are counted in another way than checkpoint_format says",
+        info,
+        f"{found} everywhere",
+        f"{MIDDLE - offset}",
+        f"know that programs which trust the config compute nonsense; here they count as {MIDDLE}",
+    )
