@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from families import BY_NAME as FAMILIES_BY_NAME
 from families import VOCAB, checkpoint, oracle_model
 from oracle import Feeder
+from sparkwell.engine.llm import LLM
+from sparkwell.engine.request import SamplingParams
 from sparkwell.models.load import load_model
 from sparkwell.testing import assert_matches, cosine_gap
 
@@ -109,3 +111,14 @@ def test_scales_of_a_quantized_cache_are_mentioned(
     save_file(load_file(file) | scales, file, {"format": "pt"})
     load_model(stored)
     assert "4 scales of a quantized KV cache are not used" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ct-nvfp4", "awq"])
+def test_text_from_a_quantized_checkpoint(name: str, tmp_path: Path) -> None:
+    stored, values = write_model(checkpoint("qwen3-moe"), tmp_path, BY_NAME[name])
+    params = SamplingParams(max_tokens=12, temperature=0.0)
+    tokens = []
+    for folder in (stored, values):
+        with LLM(folder, num_pages=16, max_context=64) as llm:
+            tokens.append(llm.generate("To be, or not", params)[0].token_ids)
+    assert tokens[0] == tokens[1] and len(tokens[0]) == 12
