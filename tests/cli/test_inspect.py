@@ -1,5 +1,8 @@
 """inspect: sound checkpoints of every dialect, the table, the JSON, the notes."""
 
+import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -192,6 +195,17 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     size = sum(t.nbytes for n, t in tensors_of(BY_NAME["ct-nvfp4"], LLAMA).items()
                if n.endswith("_scale"))  # fmt: skip
     assert calls[-1][1] == size
+
+
+def test_a_progress_bar_where_stderr_is_a_terminal(tmp_path: Path) -> None:
+    write(tmp_path, BY_NAME["ct-nvfp4"], LLAMA)
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "sparkwell", "inspect", str(tmp_path), "--json"]
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "reading scales" in shown and json.loads(done.stdout)["sound"]
 
 
 # ---------------------------------------------------------------- notes
