@@ -5,6 +5,7 @@ COMBINE = "ops/moe/kernels/combine.py"
 SORT = "ops/moe/kernels/sort.py"
 GROUPED = "ops/moe/kernels/grouped.py"
 WEIGHTS = "ops/moe/kernels/weights.py"
+PLACES = "ops/moe/kernels/places.py"
 RUN = "ops/moe/run.py"
 TESTS = ["tests/kernels", "-k", "route or experts"]
 MUTANTS = [
@@ -25,13 +26,12 @@ MUTANTS = [
     (COMBINE, "weight_ptr + t * stride_t + j * stride_k", "weight_ptr + t * k + j"),
     (COMBINE, "(expert >= 0) & (expert < num_experts)", "expert < num_experts"),
     (COMBINE, "- first_expert", "- 0"),
-    (SORT, "inside = (expert >= 0) & ", "inside = "),
     (SORT, "(place[None, :] < place[:, None])", "(place[None, :] <= place[:, None])"),
     (SORT, "before += tl.sum(tl.where(other < chunk, counts, 0), 0)", "before += 0"),
     (SORT, "total = tl.where(names < num_experts, total, 0)", "total += 0"),
     (SORT, "(total + BLOCK_M - 1) // BLOCK_M", "tl.minimum(total, 1)"),
     (SORT, "last - count, 0), 1)) * BLOCK_M", "last - count, 0), 1))"),
-    (GROUPED, "tl.where(row < count, row, 0)", "row"),
+    (PLACES, "first + tl.where(valid, row, 0)", "first + row"),
     (GROUPED, "source = pair // per_row if GATHER", "source = pair if GATHER"),
     (GROUPED, "goal = pair if SCATTER", "goal = place if SCATTER"),
     (GROUPED, "tl.minimum(outer, n - 1)", "tl.minimum(outer, n + 1)"),

@@ -3,13 +3,16 @@
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Weight
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.weights import Weight, kind
 from sparkwell.ops.backend import choose
 from sparkwell.ops.moe.reference import (
     experts_reference,
     route_sigmoid_reference,
     route_softmax_reference,
 )
+
+ARITHMETICS = ("auto", "w8a16", "w8a8")
 
 
 def route_sigmoid(
@@ -91,6 +94,7 @@ def experts(
     down: Weight,
     *,
     first_expert: int | None = None,
+    arithmetic: str = "auto",
     backend: str = "auto",
 ) -> torch.Tensor:
     """y[t] = sum_j weights[t, j] * down[e] swiglu(gate_up[e] x[t]),  e = ids[t, j].
@@ -103,6 +107,11 @@ def experts(
     first_expert: None: these are all experts.  A number: they are its E consecutive ones of more,
     e = ids[t, j] - first_expert, and those outside [0, E) add nothing (expert parallelism).
 
+    arithmetic: "w8a16": x is multiplied as it is.  "w8a8": x, and what stands between the products,
+    are quantized to e4m3 first, with a scale each 128 columns; both weights are Fp8Blocks then.
+    "auto": the second where the checkpoint was made for it ("fp8-group"), an expert has tokens
+    enough to pay for it and the GPU has FP8 matrix units; the reference leaves x as it is.
+
     Returns [T, h] in x's dtype.  Products and sums are fp32, cast once; a kernel casts what stands
     between the two products to x's dtype, too.  Only experts that some token names are read.
     Raises BadInput where the shapes do not fit; the reference also where an id names no expert of
@@ -110,14 +119,17 @@ def experts(
     """
     served_by = choose("experts", x, backend)
     _check_experts(x, ids, weights, gate_up, down)
+    _check_arithmetic(arithmetic, gate_up, down)
     if served_by == "reference":
         if first_expert is None:
             _check_ids(ids, gate_up.shape[0])
-        y = experts_reference(x, ids, weights, gate_up, down, first_expert=first_expert)
+        y = experts_reference(
+            x, ids, weights, gate_up, down, first_expert=first_expert, arithmetic=arithmetic
+        )
         return y.to(x.dtype)
     from sparkwell.ops.moe.run import experts_rows
 
-    return experts_rows(x, ids, weights, gate_up, down, first_expert or 0)
+    return experts_rows(x, ids, weights, gate_up, down, first_expert or 0, arithmetic)
 
 
 def _check_router(op: str, logits: torch.Tensor, topk: int, n_group: int, topk_group: int) -> None:
@@ -159,6 +171,18 @@ def _check_experts(
         raise BadInput(
             f"experts: ids is {tuple(ids.shape)} and weights {tuple(weights.shape)} for x "
             f"{tuple(x.shape)}, want both [T, k]"
+        )
+
+
+def _check_arithmetic(arithmetic: str, gate_up: Weight, down: Weight) -> None:
+    if arithmetic not in ARITHMETICS:
+        raise BadInput(
+            f"experts: arithmetic is {arithmetic!r}, want one of {', '.join(ARITHMETICS)}"
+        )
+    if arithmetic != "auto" and not all(isinstance(w, Fp8Block) for w in (gate_up, down)):
+        raise BadInput(
+            f"experts: arithmetic is {arithmetic!r} for weights of {kind(gate_up)} and "
+            f'{kind(down)}, want Fp8Block for both, or "auto"'
         )
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sparkwell.formats.weights import Weight, dequantize, select
 from sparkwell.ops.activation import swiglu_reference
+from sparkwell.ops.linear.reference import activations_reference
 
 NORMALIZE_FLOOR = 1e-20  # added to the sum of the chosen sigmoids; all of them may underflow to 0
 
@@ -68,12 +69,17 @@ def experts_reference(
     down: Weight,
     *,
     first_expert: int | None = None,
+    arithmetic: str = "auto",
 ) -> torch.Tensor:
     """The meaning of `experts`, in fp32.  [T, h], [T, k], [T, k], [E, 2I, h], [E, h, I] -> [T, h]
 
     Each token's sum runs over its experts in ascending id, whatever else is in the batch.
     first_expert: which expert is the first of the E; ids outside them add nothing.
+    arithmetic: "w8a8": what both products multiply is quantized first, each 128 columns of a row.
     """
+    eight = arithmetic == "w8a8"
+    if eight and not isinstance(gate_up, torch.Tensor):
+        x = activations_reference(x, gate_up, "fp8-group")
     ids = ids - (first_expert or 0)
     x = x.float()
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
@@ -86,6 +92,8 @@ def experts_reference(
         if not 0 <= expert < gate_up.shape[0]:
             continue
         hidden = swiglu_reference(functional.linear(x[token], _expert(gate_up, expert)))
+        if eight and not isinstance(down, torch.Tensor):
+            hidden = activations_reference(hidden, down, "fp8-group")
         out.index_add_(0, token, functional.linear(hidden, _expert(down, expert)) * factor)
     return out
 

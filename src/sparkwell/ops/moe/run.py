@@ -3,22 +3,24 @@
 Nothing here waits for the device or reads a value: sizes come from shapes alone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import triton
-import triton.language as tl
 
+from sparkwell.errors import Unsupported
+from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.weights import Weight
-from sparkwell.hardware.targets import Feature, Target
-from sparkwell.ops.device import device_of
-from sparkwell.ops.launch import interpreting, launch
+from sparkwell.hardware.targets import Feature
+from sparkwell.ops.device import Device, device_of
+from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.combine import combine_kernel
-from sparkwell.ops.moe.kernels.grouped import grouped_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
 from sparkwell.ops.moe.operand import Operand, operand
+from sparkwell.ops.moe.products import TYPES, Layout, Rows, product
 from sparkwell.ops.moe.schedule import (
     COMBINE,
+    GROUP,
     SHORT,
     SORT,
     TABLE,
@@ -29,32 +31,13 @@ from sparkwell.ops.moe.schedule import (
     regular,
     shared,
 )
+from sparkwell.ops.quantize import quantize_activations
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import Choice, pick
 
-_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_TYPE = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 _HIDDEN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COUNTED = 8  # chunks whose counts are added at a time
 LISTED = 32  # tiles of the table written at a time
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tiles of positions: which expert's, from which position, how many.
-
-    num: their number at most.  ids: None, or the tiles are the pairs themselves, unsorted.
-    pairs: which pair stands at a position.  table: [3, num] int32.
-    first, experts: the range of experts whose weights are here.
-    """
-
-    num: int
-    per_row: int
-    first: int
-    experts: int
-    ids: torch.Tensor | None = None
-    pairs: torch.Tensor | None = None
-    table: torch.Tensor | None = None
 
 
 def experts_rows(
@@ -64,6 +47,7 @@ def experts_rows(
     gate_up: Weight,
     down: Weight,
     first_expert: int,
+    arithmetic: str,
 ) -> torch.Tensor:
     """`experts` of checked operands.  [T, h] -> [T, h]"""
     x = unit_stride(x)
@@ -76,24 +60,58 @@ def experts_rows(
         return out
     ordered = x if up.order is None else x.index_select(1, up.order)
     lift, drop = _problems(ordered, up, back, len(flat))
-    target = device_of(x.device).target
-    chosen = [pick("experts", TABLE, p, target, shared=shared) for p in (lift, drop)]
+    if _eight(lift, drop, gate_up, device_of(x.device), arithmetic):
+        lift, drop = replace(lift, type="fp8"), replace(drop, type="fp8")
+    chosen = [_pick(problem, x.device) for problem in (lift, drop)]
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
 
-    hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN[lift.type])
-    _product(hidden, ordered, up, tiles, chosen[0], lift)
+    hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
+    product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
     parts = torch.empty(len(flat), width, dtype=torch.float32, device=x.device)
-    _product(parts, hidden, back, tiles, chosen[1], drop)
+    product(parts, _rows(hidden, drop), back, tiles, chosen[1], drop, scatter=True)
     _combine(out, parts, weights, flat, tiles)
     return out
+
+
+def _pick(problem: Problem, device: torch.device) -> Choice:
+    return pick("experts", TABLE, problem, device_of(device).target, shared=shared)
+
+
+def _rows(x: torch.Tensor, problem: Problem) -> Rows:
+    """x as the product takes it: as it is, or quantized each `problem.group` columns."""
+    if problem.type != "fp8":
+        return Rows(x)
+    made = quantize_activations(x, "fp8-group", group=problem.group, backend="kernel")
+    assert isinstance(made, Fp8Block)
+    return Rows(made.values.view(torch.uint8), made.scales)
+
+
+def _eight(lift: Problem, drop: Problem, weight: Weight, device: Device, asked: str) -> bool:
+    """Whether both products are of FP8 operands.
+
+    Raises Unsupported where that was asked for and a weight's blocks do not allow it.
+    """
+    fits = all(p.kind == "fp8-block" and p.group % GROUP == 0 == p.k % GROUP for p in (lift, drop))
+    if asked == "w8a8":
+        if fits and regular(lift):
+            return True
+        raise Unsupported(
+            "experts",
+            f"w8a8, {lift}, {drop}",
+            {"w8a8": f"wants rows at multiples of 16 bytes, k and blocks of {GROUP} n columns"},
+            'use arithmetic="w8a16" or "auto"',
+        )
+    made_for = getattr(weight, "activations", "none") == "fp8-group"
+    pays = lift.height > SHORT and not device.target.missing(Feature.FP8_MMA)
+    return asked == "auto" and fits and made_for and pays
 
 
 def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[Problem, Problem]:
     """Both products; of one tile height, since one table of tiles serves both."""
     num_experts, width, inner = back.shape
-    kind = _TYPES[x.dtype]
+    kind = TYPES[x.dtype]
     if any(o.kind == "float" and o.values.dtype != x.dtype for o in (up, back)):
         kind = "fp32"  # no tensor core multiplies two types
     tall = height(pairs, num_experts)
@@ -108,11 +126,11 @@ def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[
     return found[0], found[1]
 
 
-def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int) -> Tiles:
+def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int) -> Layout:
     """The tiles of all pairs: for one token the pairs themselves, otherwise sorted by expert."""
     pairs = len(ids)
     if pairs == per_row:
-        return Tiles(pairs, per_row, first, num_experts, ids)
+        return Layout("single", pairs, num_experts, ids, first=first, per_row=per_row)
     num = min(pairs, pairs // tall + num_experts)
     made = [torch.empty(size, dtype=torch.int32, device=ids.device) for size in (pairs, 3 * num)]
     target = device_of(ids.device).target
@@ -131,39 +149,8 @@ def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: 
         choice=choice, ONE=chunks == 1, CHUNK=chunk, BLOCK_E=bins, BLOCK_C=COUNTED,
         BLOCK_T=LISTED, BLOCK_M=tall,
     )  # fmt: skip
-    return Tiles(num, per_row, first, num_experts, None, *made)
-
-
-def _product(
-    y: torch.Tensor,
-    x: torch.Tensor,
-    weight: Operand,
-    tiles: Tiles,
-    choice: Choice,
-    problem: Problem,
-) -> None:
-    """One grouped product: gated: of a pair's token, to its position; else back to its place."""
-    s, p = choice.schedule, problem
-    step = s.step(p.group)
-    converted = tl.bfloat16 if weight.kind == "mxfp4" and p.type != "fp32" else _TYPE[p.type]
-    convert = weight.kind.startswith("fp8") and _converts(choice.target, p.type)
-    left = 128 if weight.kind == "nvfp4" else 256 if not convert and p.type != "bf16" else 1
-    launch(
-        grouped_kernel, (tiles.num * triton.cdiv(p.n, s.block_n),), y, x, None, *weight.pointers,
-        tiles.pairs, tiles.table, tiles.ids, tiles.first, tiles.experts, p.n, p.k, tiles.num,
-        tiles.per_row, y.stride(0), x.stride(0), 0, *weight.strides, choice=choice,
-        KIND=weight.kind, GROUP=weight.group, BLOCK_ROWS=weight.block_rows, CONVERT=convert,
-        ASM=not interpreting(), LEFT=left, TYPE=converted, GATED=p.gated, GATHER=p.gated,
-        SCATTER=not p.gated, BLOCK_N=s.block_n, BLOCK_M=s.block_m, BLOCK_K=step,
-        EVEN=p.k % step == 0, STAGES=s.num_stages,
-    )  # fmt: skip
-
-
-def _converts(target: Target, kind: str) -> bool:
-    """Whether e4m3 is converted by instructions made for it: to bfloat16 Hopper's are slow."""
-    return not target.missing(Feature.FP8_CONVERT) and (
-        kind != "bf16" or not target.missing(Feature.FP8_MMA_SYNC)
-    )
+    pair, table = made
+    return Layout("sorted", num, num_experts, None, pair, table, first, per_row)
 
 
 def _combine(
@@ -171,7 +158,7 @@ def _combine(
     parts: torch.Tensor,
     weights: torch.Tensor,
     ids: torch.Tensor,
-    tiles: Tiles,
+    tiles: Layout,
 ) -> None:
     rows, width = out.shape
     choice = pick("experts", COMBINE, CombineProblem(width), device_of(out.device).target)

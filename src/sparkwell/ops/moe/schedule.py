@@ -8,10 +8,21 @@ import math
 from dataclasses import dataclass
 
 from sparkwell.hardware.targets import Feature, Target
-from sparkwell.ops.schedule import EVERY, HGMMA, HMMA, NO_MMA, UTCHMMA, Row
+from sparkwell.ops.schedule import (
+    EVERY,
+    HGMMA,
+    HMMA,
+    NO_MMA,
+    QGMMA,
+    QMMA,
+    UTCHMMA,
+    UTCQMMA,
+    Row,
+)
 
 STEP = 32  # columns at a time where a row of the table does not say
 WHOLE = 64  # what k and groups are multiples of where a row says
+GROUP = 128  # columns of FP8 operands that share a scale
 SHORT = 16  # the least height of a tile
 
 
@@ -19,7 +30,7 @@ SHORT = 16  # the least height of a tile
 class Problem:
     """A grouped product.  kind: of the weight's format: "float", "fp8-block", "nvfp4", ...
 
-    type: of the operands, "bf16", "fp16" or "fp32".  height: positions of a tile (`height`).
+    type: of the operands, "bf16", "fp16", "fp32" or "fp8".  height: positions of a tile (`height`).
     n, k: outputs and columns of one expert's weight; gated: of each half of it.
     group: columns whose sums share a factor; 0: the operand has its scales in it.
     aligned: rows of every operand start at multiples of 16 bytes.
@@ -104,16 +115,19 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         return 0
     step, halves = s.step(p.group), 2 if p.gated else 1
     rows = halves * s.block_n
-    x = 2 * s.block_m * step
+    eight = p.type == "fp8"
+    x = (1 if eight else 2) * s.block_m * step
     weight = int(rows * step * _BYTES[p.kind])
     scales = {"nvfp4": rows * step // 16, "fp8-block": 4 * rows}.get(p.kind, 0)
     few = p.kind == "nvfp4" and scales < 4 * 32 * s.num_warps * halves
     # Less than the 4 bytes a thread that can be copied are loaded, and change hands once.
     buffers = (s.num_stages - 1) * (x + weight) + scales * (1 if few else s.num_stages - 1)
+    if eight:
+        buffers += (s.num_stages - 1) * 4 * s.block_m
     late = target.missing(Feature.WGMMA) and target.missing(Feature.TCGEN05)
     if late:
         return max(buffers, 4 * s.block_m * s.block_n // halves)
-    if p.group and target.missing(Feature.WGMMA):  # each sum is waited for
+    if p.group and not eight and target.missing(Feature.WGMMA):  # each sum is waited for
         return buffers
     return buffers + x + (weight if p.kind == "float" else 0)
 
@@ -123,6 +137,12 @@ _FLOAT, _FP8, _FP4 = ("float",), ("fp8-block", "fp8-rows"), ("nvfp4", "mxfp4", "
 _SYNC = ("", EVERY - {90, 100, 103}, HMMA)
 _LATER = (("-wgmma", frozenset({90}), HGMMA), ("-tcgen05", frozenset({100, 103}), UTCHMMA))
 _UNITS = (_SYNC, *_LATER)
+_EIGHT = (
+    ("", frozenset({80, 86}), HMMA),
+    ("-qmma", frozenset({89, 120, 121}), QMMA),
+    ("-wgmma", frozenset({90}), QGMMA),
+    ("-tcgen05", frozenset({100, 103}), UTCQMMA),
+)
 _Units = tuple[tuple[str, frozenset[int], str], ...]
 
 
@@ -132,17 +152,22 @@ def _rows(
     kinds: tuple[str, ...],
     gated: bool | None = None,
     units: _Units = _UNITS,
+    *,
+    eight: bool = False,
 ) -> list[Row]:
-    """A row for each kind of tensor core: operands copied 16 bytes at a time, in whole steps."""
+    """A row for each kind of tensor core: operands copied 16 bytes at a time, in whole steps.
+
+    eight: both operands are e4m3.
+    """
 
     def when(p: Problem) -> bool:
         whole = p.k % s.block_k == 0 and p.group % s.block_k == 0
         fits = p.kind in kinds and p.height == s.block_m and gated in (None, p.gated)
-        return regular(p) and whole and fits
+        return regular(p) and whole and fits and (p.type == "fp8") == eight
 
     of = "" if gated is None else ", gated" if gated else ", not gated"
     serves = (
-        f"{', '.join(kinds)}; 16-bit operands at multiples of 16 bytes, k and groups of "
+        f"{', '.join(kinds)}; {'FP8' if eight else '16-bit'} operands at multiples of 16 bytes, k and groups of "
         f"{s.block_k} n, tiles of {s.block_m}{of}"
     )
     return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
@@ -150,7 +175,8 @@ def _rows(
 
 def _odd(name: str, s: Schedule, exact: bool) -> list[Row]:
     def when(p: Problem) -> bool:
-        return p.height == s.block_m and p.group % 16 == 0 and (p.type == "fp32") == exact
+        fits = p.height == s.block_m and p.group % 16 == 0
+        return fits and p.type in (("fp32",) if exact else ("bf16", "fp16"))
 
     serves = f"{'fp32' if exact else '16-bit'} operands, groups of 16 n, tiles of {s.block_m}"
     units = (("", EVERY, NO_MMA),) if exact else _UNITS
@@ -175,6 +201,11 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp4-128",      Schedule(128, 64, 32, 8, 4),  _FP4, True, (_SYNC,)),
     *_rows("fp4-wide",     Schedule(128, 128, 64, 8, 3), _FP4, False, _LATER),
     *_rows("fp4-wide",     Schedule(128, 128, 32, 8, 4), _FP4, False, (_SYNC,)),
+    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT, eight=True),
+    *_rows("w8a8-64",      Schedule(64, 64, 64, 4, 3),   _FP8, None, _EIGHT[:1], eight=True),
+    *_rows("w8a8-64",      Schedule(64, 64, 128, 4, 3),  _FP8, None, _EIGHT[1:], eight=True),
+    *_rows("w8a8-128",     Schedule(128, 64, 128, 8, 3), _FP8, True, _EIGHT, eight=True),
+    *_rows("w8a8-wide",    Schedule(128, 128, 128, 8, 3), _FP8, False, _EIGHT, eight=True),
     *_odd("odd",           Schedule(16, 64, 0, 4), False),
     *_odd("exact",         Schedule(16, 32, 0, 4), True),
 )

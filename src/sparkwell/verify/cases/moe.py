@@ -20,6 +20,7 @@ def _inputs(
     back: str,
     first: int | None,
     one: bool,
+    arithmetic: str,
 ) -> Inputs:
     num_experts, hidden, width = shape
     # Of a range of experts: as many before it, and as many after it.
@@ -36,6 +37,8 @@ def _inputs(
         "gate_up": weight(make, form, num_experts, 2 * width, hidden),
         "down": weight(make, back, num_experts, hidden, width),
     }
+    if arithmetic:
+        inputs["arithmetic"] = arithmetic
     return inputs if first is None else inputs | {"first_expert": first}
 
 
@@ -49,6 +52,7 @@ def _case(
     back: str = "",
     first: int | None = None,
     one: bool = False,
+    arithmetic: str = "",
     size: str = "small",
 ) -> Case:
     """shape: experts, hidden, width.  back: format of the down projection; "": the same.
@@ -58,13 +62,23 @@ def _case(
     dtype = dtype or (form if form in FLOATS else "bf16")
     make = partial(
         _inputs, rows=rows, topk=topk, shape=shape, form=form, dtype=dtype, back=back or form,
-        first=first, one=one,
+        first=first, one=one, arithmetic=arithmetic,
     )  # fmt: skip
     num_experts, hidden, width = shape
-    words = [f"{rows}x{hidden}", f"{num_experts}x{width}", f"top{topk}", form, back, dtype]
+    words = [
+        f"{rows}x{hidden}",
+        f"{num_experts}x{width}",
+        f"top{topk}",
+        form,
+        back,
+        dtype,
+        arithmetic,
+    ]
     words += [f"from{first}"] * (first is not None) + ["one"] * one
     name = "-".join(word for word in words if word)
-    return Case("experts", name, make, size, (("experts", dtype),))
+    return Case(
+        "experts", name, make, size, (("experts", "fp8" if arithmetic == "w8a8" else dtype),)
+    )
 
 
 _V3, _GLM, _OSS, _QWEN = (256, 7168, 2048), (256, 6144, 2048), (128, 2880, 2880), (128, 2048, 768)
@@ -106,6 +120,17 @@ CASES: tuple[Case, ...] = (
     _case(2, 2, (2, 64, 128), "nvfp4", back="fp8-block"),
     _case(9, 3, (4, 64, 64), "bf16", first=3),
     _case(1, 12, (3, 128, 64), "nvfp4", first=7),
+    *(
+        _case(rows, 2, shape, "fp8-block", dtype, arithmetic="w8a8")
+        for rows, shape, dtype in (
+            (1, (4, 128, 128), "bf16"), (5, (2, 256, 128), "fp16"), (24, (2, 128, 128), "bf16"),
+            (66, (1, 128, 128), "bf16"),
+        )
+    ),
+    *(
+        _case(rows, 8, _V3, "fp8-block", arithmetic="w8a8", size="model")
+        for rows in (64, 1024, 4096)
+    ),
     *(
         _case(rows, topk, shape, form, size="model")
         for topk, shape, forms in _MODELS

@@ -1,6 +1,6 @@
 """Grouped product: each tile of rows by the weight of its own expert.
 
-y[to(p)] = W[e] x[from(p)]  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)
+y[to(p)] = W[e] x[from(p)] (+ what is added)  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)
 
 A block makes BLOCK_N outputs of one tile: up to BLOCK_M positions p of one expert.  The weight is
 the left operand, so that few rows cost few columns of the product.  Rows are read where they lie.
@@ -10,7 +10,14 @@ Every output's sum runs over the columns in order: the same in any batch, for th
 import triton
 import triton.language as tl
 
-from sparkwell.ops.moe.kernels.weights import group_factor, inside, row_factor, weight_tile
+from sparkwell.ops.moe.kernels.places import tile_rows
+from sparkwell.ops.moe.kernels.weights import (
+    e4m3_tile,
+    group_factor,
+    inside,
+    row_factor,
+    weight_tile,
+)
 
 
 @triton.jit
@@ -37,37 +44,40 @@ def _add_product(total, weight, x, factor, SCALED: tl.constexpr):
 @triton.jit
 def grouped_kernel(
     y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, pair_ptr, tile_ptr,
-    id_ptr, first_expert, num_experts, n, k, tiles, per_row,
-    stride_y, stride_x, stride_xs, stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z,
-    stride_re,
+    id_ptr, add_ptr, first_expert, num_experts, n, k, tiles, per_row, height,
+    stride_y, stride_x, stride_xs, stride_xk, stride_add,
+    stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
     KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
     ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr,
+    LAYOUT: tl.constexpr, ALIGN: tl.constexpr,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCATTER: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(n, BLOCK_N)
+    outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     tile = tl.program_id(0) // blocks
-    if id_ptr is None:
-        expert = tl.load(tile_ptr + tile).to(tl.int64)
-        first = tl.load(tile_ptr + tiles + tile)
-        count = tl.load(tile_ptr + 2 * tiles + tile)
-    else:  # unsorted: a tile is one pair
-        expert = tl.load(id_ptr + tile).to(tl.int64) - first_expert
-        expert = tl.where((expert >= 0) & (expert < num_experts), expert, -1)
-        first = tile
-        count = 1
-    if expert < 0:
-        return
-    row = tl.arange(0, BLOCK_M)
-    place = (first + tl.where(row < count, row, 0)).to(tl.int64)  # past the last: the first again
+    expert, place, valid = tile_rows(
+        tile, tile_ptr, id_ptr, tiles, first_expert, num_experts, height, LAYOUT, ALIGN, BLOCK_M
+    )
     pair = place
     if pair_ptr is not None:
         pair = tl.load(pair_ptr + place).to(tl.int64)
     source = pair // per_row if GATHER else place
     goal = pair if SCATTER else place
+    there = valid
+    if LAYOUT == "rows" or LAYOUT == "ends":  # rows of no group become 0
+        goal = tile * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
+        there = goal < height
+    if expert < 0:
+        if LAYOUT == "rows":
+            tl.store(
+                y_ptr + goal[None, :] * stride_y + outer[:, None],
+                tl.zeros((BLOCK_N, BLOCK_M), y_ptr.dtype.element_ty),
+                mask=(outer < n)[:, None] & there[None, :],
+            )
+        return
 
-    outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = tl.minimum(outer, n - 1).to(tl.int64)  # past the last: the last again
     w_ptr += expert * stride_we
     if scale_ptr is not None:
@@ -86,8 +96,10 @@ def grouped_kernel(
         x = tl.load(
             x_ptr + source[None, :] * stride_x + at[:, None],
             mask=inside(at[:, None], k, EVEN),
-            other=0.0,
+            other=0,
         )  # [BLOCK_K, BLOCK_M]
+        if x_scale_ptr is not None:
+            x = e4m3_tile(x, CONVERT, ASM, TYPE)
         if tl.float32 == TYPE:
             x = x.to(tl.float32)
         factor = 1.0
@@ -97,7 +109,8 @@ def grouped_kernel(
                 :, None
             ]
         if x_scale_ptr is not None:
-            x_factor = tl.load(x_scale_ptr + source * stride_xs + begin // GROUP)[None, :]
+            x_factor = tl.load(x_scale_ptr + source * stride_xs + begin // GROUP * stride_xk)
+            x_factor = x_factor[None, :]
         weight = weight_tile(
             w_ptr, scale_ptr, zero_ptr, rows, begin, k, stride_w, stride_s, stride_z,
             KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
@@ -121,8 +134,14 @@ def grouped_kernel(
         if ROWWISE:
             lifted *= row_factor(scale_ptr, row_scale_ptr, rows + n, KIND, LEFT)[:, None]
         total = total / (1.0 + tl.exp(-total)) * lifted
+    mask = (outer < n)[:, None] & there[None, :]
+    if LAYOUT == "rows" or LAYOUT == "ends":
+        total = tl.where(valid[None, :], total, 0.0)
+    if add_ptr is not None:
+        added = add_ptr + goal[None, :] * stride_add + outer[:, None]
+        total += tl.load(added, mask=mask, other=0.0).to(tl.float32)
     tl.store(
         y_ptr + goal[None, :] * stride_y + outer[:, None],
         total.to(y_ptr.dtype.element_ty),
-        mask=(outer < n)[:, None] & (row < count)[None, :],
+        mask=mask,
     )

@@ -82,6 +82,16 @@ def _times_groups(tile, scales, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: t
 
 
 @triton.jit
+def e4m3_tile(code, CONVERT: tl.constexpr, ASM: tl.constexpr, TYPE: tl.constexpr):
+    """Bytes of e4m3 as TYPE; but for bfloat16, and unless the hardware converts, times 2^-8."""
+    if CONVERT:
+        tile = code.to(tl.float8e4nv, bitcast=True).to(TYPE)
+    else:
+        tile = e4m3_wide(code, tl.bfloat16 == TYPE, ASM).to(TYPE)
+    return tile
+
+
+@triton.jit
 def weight_tile(
     w_ptr, scale_ptr, zero_ptr, rows, first, k, stride_w, stride_s, stride_z,
     KIND: tl.constexpr, GROUP: tl.constexpr, CONVERT: tl.constexpr, ASM: tl.constexpr,
@@ -102,10 +112,7 @@ def weight_tile(
         code = tl.load(
             w_ptr + rows[:, None] * stride_w + inner, mask=inside(inner, k, EVEN), other=0
         )
-        if CONVERT:
-            tile = code.to(tl.float8e4nv, bitcast=True).to(TYPE)
-        else:
-            tile = e4m3_wide(code, tl.bfloat16 == TYPE, ASM).to(TYPE)
+        tile = e4m3_tile(code, CONVERT, ASM, TYPE)
     else:
         half = first // 2 + tl.arange(0, COLS // 2)[None, :]
         codes = tl.load(

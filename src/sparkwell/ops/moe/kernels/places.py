@@ -1,0 +1,69 @@
+"""Which rows a block multiplies, and by whose weight: the layouts of a grouped product.
+
+sorted   a table of tiles: (expert, first position, rows)
+single   a tile is one pair; its id names the expert
+rows     every row names its group, -1: none; ALIGN rows that begin together are of one group
+ends     group g has the rows up to ends[g], from the last end on, rounded up to ALIGN
+counted  each group has `height` rows, the first counts[g] of which hold something
+whole    one group has all `height` rows
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _of_ends(id_ptr, groups, begin, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
+    """The group that owns the row `begin`, and the end of its rows; past the last one: -1."""
+    group = 0
+    for base in range(0, groups, BLOCK):
+        at = base + tl.arange(0, BLOCK)
+        end = tl.load(id_ptr + at, mask=at < groups, other=2147483520)
+        group += tl.sum(((end + ALIGN - 1) // ALIGN * ALIGN <= begin).to(tl.int32), 0)
+    found = group < groups
+    end = tl.load(id_ptr + tl.where(found, group, 0))
+    return tl.where(found, group, -1), end
+
+
+@triton.jit
+def tile_rows(
+    tile, tile_ptr, id_ptr, tiles, first_expert, num_experts, height,
+    LAYOUT: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """The tile's expert, -1: none; its places, int64; which of them hold something.
+
+    Those that do not are the tile's first place again.
+    """
+    row = tl.arange(0, BLOCK_M)
+    if LAYOUT == "sorted":
+        expert = tl.load(tile_ptr + tile).to(tl.int64)
+        first = tl.load(tile_ptr + tiles + tile)
+        valid = row < tl.load(tile_ptr + 2 * tiles + tile)
+    elif LAYOUT == "single":
+        expert = tl.load(id_ptr + tile).to(tl.int64) - first_expert
+        expert = tl.where((expert >= 0) & (expert < num_experts), expert, -1)
+        first = tile
+        valid = row < 1
+    elif LAYOUT == "counted":
+        each = tl.cdiv(height, BLOCK_M)
+        expert = (tile // each).to(tl.int64)
+        begin = tile % each * BLOCK_M
+        count = tl.minimum(tl.load(id_ptr + expert), height) - begin
+        valid = row < count
+        first = expert * height + begin
+        expert = tl.where(count > 0, expert, -1)
+    else:
+        first = tile * BLOCK_M
+        valid = row < height - first
+        if LAYOUT == "rows":
+            expert = tl.load(id_ptr + first).to(tl.int64)
+            expert = tl.where((expert >= 0) & (expert < num_experts), expert, -1)
+            named = tl.load(id_ptr + first + row, mask=valid, other=-1)
+            valid = valid & (named == expert)
+        elif LAYOUT == "ends":
+            group, end = _of_ends(id_ptr, num_experts, first, ALIGN, 64)
+            expert = group.to(tl.int64)
+            valid = valid & (first + row < end)
+        else:
+            expert = (tile * 0).to(tl.int64)
+    return expert, (first + tl.where(valid, row, 0)).to(tl.int64), valid
