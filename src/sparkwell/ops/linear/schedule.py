@@ -7,7 +7,7 @@ that of memory.  Widened: the weight becomes a plain one first, which torch mult
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparkwell.hardware.targets import Target, TensorPath
+from sparkwell.hardware.targets import Feature, Target, TensorPath
 from sparkwell.ops.schedule import (
     EVERY,
     HGMMA,
@@ -25,7 +25,8 @@ from sparkwell.ops.schedule import (
 class Problem:
     """y [m, n] = x [m, k] w [n, k]^T.
 
-    kind: of the weight: "nvfp4", "mxfp4", "int4", "fp8".  x: "bf16", "fp16", "fp32", "fp8".
+    kind: of the weight: "nvfp4", "mxfp4", "int4", "fp8"; "fp4": NVFP4 both, with block scales.
+    x: "bf16", "fp16", "fp32", "fp8", "fp4".
     group: columns of a scale; 0: scales are per row only.  zeros: whether groups have zero points.
     """
 
@@ -39,8 +40,8 @@ class Problem:
 
     @property
     def width(self) -> int:
-        """Bytes of a row of the weight."""
-        return self.k if self.kind == "fp8" else self.k // 2
+        """What a row of the weight is counted in by schedules: bytes; for "fp4": columns."""
+        return self.k if self.kind in ("fp8", "fp4") else self.k // 2
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,25 @@ def scaled_shared(p: Problem, s: Schedule, target: Target) -> int:
     return (s.num_stages - sync) * (s.block_n + s.block_m) * s.block_k
 
 
+def blockscaled_shared(p: Problem, s: Schedule, target: Target) -> int:
+    """Bytes of shared memory a block takes where both operands are NVFP4; block_k: columns."""
+    return (s.num_stages - 1) * (s.block_n + s.block_m) * (s.block_k // 2 + s.block_k // 16)
+
+
+def expanded_shared(p: Problem, s: Schedule, target: Target) -> int:
+    """Bytes of shared memory a block takes where NVFP4 becomes e4m3; x is read in pairs of bytes."""
+    codes, x = s.block_n * s.block_k, 2 * s.block_m * s.block_k
+    size = (s.num_stages - 1) * (codes + codes // 8 + x)
+    if s.block_m < 64 or target.tensor_path is TensorPath.MMA_SYNC:
+        return size
+    return size + (x if target.tensor_path is TensorPath.WGMMA else x // 2)
+
+
+CONSUMER, DATACENTER = frozenset({120, 121}), frozenset({100, 103})
+AMPERE = frozenset({80, 86})
+FP4_UNITS, FP8_UNITS = Feature.FP4_BLOCK_MMA, Feature.FP8_MMA
+OMMA = r"\bOMMA\b"  # 4-bit mma.sync with block scales
+UTCOMMA = r"\bUTCOMMA\b"  # 4-bit tcgen05 with block scales
 FP8_ANY = f"{HMMA}|{QMMA}|{QGMMA}|{UTCQMMA}"  # without FP8 units: float16
 HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"
 
@@ -160,6 +180,19 @@ SCALED: tuple[Row, ...] = (
     Row("scaled-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, lambda p: p.m <= 16 and p.group % 128 == 0, "FP8 in groups of 128 or rows, at most 16 rows", f"{HMMA}|{QMMA}"),
     Row("scaled-64", Schedule(128, 64, 128, 8, 3, 2),  EVERY, lambda p: p.m <= 64 and p.group % 128 == 0, "FP8 in groups of 128 or rows, at most 64 rows", FP8_ANY),
     Row("scaled",    Schedule(128, 128, 128, 8, 3, 1), EVERY, lambda p: p.group % 128 == 0, "FP8 in groups of 128 or rows", FP8_ANY),
+)
+
+BLOCKSCALED: tuple[Row, ...] = (
+    Row("blocks-16", Schedule(128, 16, 256, 4, 3, 4),  CONSUMER, lambda p: p.m <= 16, "at most 16 rows", OMMA, FP4_UNITS),
+    Row("blocks-64", Schedule(128, 64, 256, 8, 3, 2),  CONSUMER, lambda p: p.m <= 64, "at most 64 rows", OMMA, FP4_UNITS),
+    Row("blocks",    Schedule(128, 128, 256, 8, 3, 1), CONSUMER, lambda p: True, "everything", OMMA, FP4_UNITS),
+    Row("blocks-tc", Schedule(128, 128, 256, 8, 3, 1), DATACENTER, lambda p: True, "everything", UTCOMMA, FP4_UNITS),
+)
+
+EXPANDED: tuple[Row, ...] = (
+    Row("expanded-16", Schedule(64, 16, 128, 2, 4, 6), EVERY - AMPERE, lambda p: p.m <= 16, "at most 16 rows", f"{HMMA}|{QMMA}", FP8_UNITS),
+    Row("expanded-64", Schedule(128, 64, 64, 8, 4, 2), EVERY - AMPERE, lambda p: p.m <= 64, "at most 64 rows", FP8_ANY, FP8_UNITS),
+    Row("expanded",  Schedule(128, 128, 64, 8, 4, 1),  EVERY - AMPERE, lambda p: True, "everything", FP8_ANY, FP8_UNITS),
 )
 
 REDUCE: tuple[Row, ...] = (

@@ -46,6 +46,8 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     # Those that are widened to half precision first, by the table's last row.
     rounded = x == "bf16" and (m > 256 or form == "int4-64" and m > 16)
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
+    if "w4a8" in options:
+        limit = ("matmul", "expanded")
     size = "small" if n * k < 1 << 18 else "model"
     name = "-".join(filter(None, (form, f"{m}x{n}x{k}", x, *options.split())))
     return Case("linear", name, make, size, (limit,))
@@ -94,6 +96,13 @@ QUANTIZED: tuple[Case, ...] = (
     _case("fp8-rows", 33, 140, 300, "fp16", "w8a8 wide"),
     _case("fp8-rows", 130, 40, 130, "bf16", "w8a8"),
     _case("fp8-rows", 0, 40, 130, "bf16", "w8a8"),
+    _case("nvfp4", 3, 140, 304, "bf16", "w4a4 bias"),
+    _case("nvfp4", 17, 130, 1040, "fp16", "w4a4 wide"),
+    _case("nvfp4", 70, 140, 512, "bf16", "w4a4"),
+    _case("nvfp4", 0, 40, 128, "bf16", "w4a4"),
+    _case("nvfp4", 3, 70, 1040, "bf16", "w4a8 bias"),
+    _case("nvfp4", 33, 140, 304, "fp16", "w4a8 wide"),
+    _case("nvfp4", 70, 40, 512, "bf16", "w4a8"),
 )
 MODEL: tuple[Case, ...] = tuple(
     _case(form, m, n, k)
@@ -109,6 +118,11 @@ MODEL_QUANTIZED: tuple[Case, ...] = tuple(
     _case(form, m, n, k, "bf16", "w8a8")
     for form in ("fp8-block", "fp8-rows")
     for n, k in FP8
+    for m in ROWS
+) + tuple(
+    _case("nvfp4", m, n, k, "bf16", arithmetic)
+    for arithmetic in ("w4a4", "w4a8")
+    for n, k in FP4
     for m in ROWS
 )
 CASES = (
