@@ -14,10 +14,15 @@ MUTANTS = [
     (BITS, "return order.int()", "return order.argsort().int()"),
     (BITS, "if groups != k // said.group:", "if groups > k // said.group:"),
     (AWQ, "PLACES = (0, 4, 1, 5, 2, 6, 3, 7)", "PLACES = (0, 2, 4, 6, 1, 3, 5, 7)"),
-    (GPTQ, "zeros = (words + offset) & 15", "zeros = words + offset"),
+    (
+        GPTQ,
+        "return ((words + offset) & 15).T.contiguous()",
+        "return (words + offset).T.contiguous()",
+    ),
     (GPTQ, "codes = codes[:, order.long()]", "codes = codes[:, order.argsort().long()]"),
     (GPTQ, 'read = _read_v2 if version == "gptq_v2" else _read_v1', "read = _read_v1"),
-    (GPTQ, "if not bool((zeros == MIDDLE).all()):", "if False:"),
+    (GPTQ, "if not bool((words == MIDDLE - 1).all() | (words == MIDDLE).all()):", "if False:"),
+    (GPTQ, "if found + offset == MIDDLE:", "if True:"),
     (
         CT,
         "return read_nvfp4(stored, checkpoint, inverse=True)",
@@ -84,6 +89,7 @@ MUTANTS = [
     ),
     (LOOK, 'if role == "global" and stored.kind == "fp8-rows":', 'if role == "global":'),
     (LOOK, "if len(set(values)) > 1:", "if len(set(values)) > 2:"),
+    (LOOK, "for shard in shards}) > 1:", "for shard in shards}) > 2:"),
     (TABLES, "if spans and number == spans[-1][1] + 1:", "if spans:"),
     (TABLES, "if name not in attached", "if name not in found.parts"),
 ]
