@@ -6,7 +6,7 @@ Every division is rounded to nearest: a product with an inverse would move codes
 import triton
 import triton.language as tl
 
-from sparkwell.ops.kernels.e4m3 import e4m3_code, e4m3_value, group_scale
+from sparkwell.ops.kernels.e4m3 import E4M3_MAX, e4m3_code, e4m3_value, group_scale
 
 E2M1_MAX = tl.constexpr(6.0)
 E2M1_E4M3_MAX = tl.constexpr(2688.0)  # 6 * 448
@@ -64,3 +64,39 @@ def nvfp4_blocks(x, factor, BLOCKS: tl.constexpr):
     codes = e2m1_code(divided(x, (e4m3_value(scale) * factor)[:, None]))
     even, odd = tl.split(tl.reshape(codes, (BLOCKS, 8, 2)))
     return (even | (odd << 4)).to(tl.uint8), scale
+
+
+@triton.jit
+def store_quantized(
+    y, code_ptr, scale_ptr, block_ptr, given_ptr, row, rows, first, width, floor,
+    FORM: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Quantizes columns first .. first + BLOCK - 1 of a row and stores codes and scales.
+
+    y: [BLOCK] fp32, 0 beyond `width`; the whole row where it has one scale.
+    """
+    if FORM == "fp8-group":
+        codes, scale = fp8_groups(tl.reshape(y, (BLOCK // GROUP, GROUP)), floor)
+        group = tl.arange(0, BLOCK // GROUP)
+        col = first + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+        tl.store(code_ptr + row * width + col, codes, mask=col < width)
+        at = scale_ptr + (first // GROUP + group).to(tl.int64) * rows + row
+        tl.store(at, scale, mask=first + group * GROUP < width)
+    else:
+        FP4: tl.constexpr = FORM == "nvfp4"
+        if given_ptr is not None:
+            scale = tl.load(given_ptr)
+        else:
+            largest, any_nan = largest_of(y)
+            scale = token_scale(largest, any_nan, floor, E2M1_E4M3_MAX if FP4 else E4M3_MAX)
+        tl.store(scale_ptr + row, scale)
+        if FP4:
+            codes, scales = nvfp4_blocks(tl.reshape(y, (BLOCK // 16, 16)), scale, BLOCK // 16)
+            block = tl.arange(0, BLOCK // 16)
+            byte = first // 2 + block[:, None] * 8 + tl.arange(0, 8)[None, :]
+            tl.store(code_ptr + row * (width // 2) + byte, codes, mask=byte < width // 2)
+            at = block_ptr + row * (width // 16) + first // 16 + block
+            tl.store(at, scales, mask=first + block * 16 < width)
+        else:
+            col = first + tl.arange(0, BLOCK)
+            tl.store(code_ptr + row * width + col, e4m3_code(divided(y, scale)), mask=col < width)

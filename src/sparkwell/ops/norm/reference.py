@@ -4,7 +4,13 @@ RMSNorm:    y = x / sqrt(mean(x^2) + eps) * weight                     (arXiv 19
 LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias     (arXiv 1607.06450)
 """
 
+from typing import Any
+
 import torch
+
+from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
+from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.ops.quantize.reference import quantize_activations_reference
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
@@ -19,6 +25,29 @@ def add_rms_norm_reference(
     """The meaning of `add_rms_norm`: the sum is rounded to x's dtype before its norm is taken."""
     total = (x.float() + delta.float()).to(x.dtype)
     return total.float(), rms_norm_reference(total, weight, eps=eps)
+
+
+def rms_norm_quantized_reference(
+    x: torch.Tensor, weight: torch.Tensor, *, eps: float, activations: str, **how: Any
+) -> Fp8Rows | Fp8Block | Nvfp4:
+    """The meaning of `rms_norm_quantized`: the norm is rounded to x's dtype first."""
+    y = rms_norm_reference(x, weight, eps=eps).to(x.dtype)
+    return quantize_activations_reference(y, activations, **how)
+
+
+def add_rms_norm_quantized_reference(
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    activations: str,
+    **how: Any,
+) -> tuple[torch.Tensor, Fp8Rows | Fp8Block | Nvfp4]:
+    """The meaning of `add_rms_norm_quantized`."""
+    total, y = add_rms_norm_reference(x, delta, weight, eps=eps)
+    rows = quantize_activations_reference(y.to(x.dtype), activations, **how)
+    return total.to(x.dtype), rows
 
 
 def layer_norm_reference(

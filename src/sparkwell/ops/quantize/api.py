@@ -33,34 +33,40 @@ def quantize_activations(
     Raises BadInput for another kind or shape, a k that ends inside a block of 16 for "nvfp4".
     """
     served_by = choose("quantize_activations", x, backend)
-    if activations not in KINDS:
-        raise BadInput(
-            f"quantize_activations: activations are {activations!r}, want one of {', '.join(KINDS)}"
-        )
-    if x.ndim != 2 or not x.is_floating_point():
-        raise BadInput(
-            f"quantize_activations: x is {x.dtype} {list(x.shape)}, want float [m, k]; "
-            "flatten other dimensions first"
-        )
-    if activations == "fp8-group" and group < 1:
-        raise BadInput(f"quantize_activations: groups of {group}, want at least 1")
-    if activations == "nvfp4" and x.shape[1] % GROUP:
-        raise BadInput(
-            f"quantize_activations: k is {x.shape[1]}, want a multiple of {GROUP} for NVFP4; "
-            "pad x and the weight with zeros"
-        )
-    if input_scale is not None:
-        if activations in ("fp8-token", "fp8-group"):
-            input_scale = None
-        elif input_scale.numel() != 1 or input_scale.dtype != torch.float32:
-            raise BadInput(
-                f"quantize_activations: input_scale is {input_scale.dtype} "
-                f"{list(input_scale.shape)}, want one fp32"
-            )
+    input_scale = check_quantizer("quantize_activations", x, activations, input_scale, group)
     if served_by == "reference":
         return quantize_activations_reference(x, activations, input_scale=input_scale, group=group)
-    from sparkwell.ops.quantize.kernel import quantize_groups, quantize_tokens
+    from sparkwell.ops.quantize.kernel import quantize_rows
 
-    if activations == "fp8-group":
-        return quantize_groups(x, group)
-    return quantize_tokens(x, input_scale, fp4=activations == "nvfp4")
+    return quantize_rows(x, activations, input_scale, group)
+
+
+def check_quantizer(
+    op: str, x: torch.Tensor, activations: str, input_scale: torch.Tensor | None, group: int
+) -> torch.Tensor | None:
+    """The given scale, where the kind of activations has one.
+
+    Raises BadInput where `x` [m, k], the kind, or the scale does not fit.
+    """
+    if activations not in KINDS:
+        names = ", ".join(KINDS)
+        raise BadInput(f"{op}: activations are {activations!r}, want one of {names}")
+    if x.ndim != 2 or not x.is_floating_point():
+        raise BadInput(
+            f"{op}: x is {x.dtype} {list(x.shape)}, want float [m, k]; flatten other dimensions "
+            "first"
+        )
+    if activations == "fp8-group" and group < 1:
+        raise BadInput(f"{op}: groups of {group}, want at least 1")
+    if activations == "nvfp4" and x.shape[1] % GROUP:
+        raise BadInput(
+            f"{op}: k is {x.shape[1]}, want a multiple of {GROUP} for NVFP4; pad x and the weight "
+            "with zeros"
+        )
+    if input_scale is None or activations in ("fp8-token", "fp8-group"):
+        return None
+    if input_scale.numel() != 1 or input_scale.dtype != torch.float32:
+        raise BadInput(
+            f"{op}: input_scale is {input_scale.dtype} {list(input_scale.shape)}, want one fp32"
+        )
+    return input_scale

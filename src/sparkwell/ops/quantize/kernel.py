@@ -5,6 +5,8 @@ NVFP4:  s = e4m3(clamp(amax(16) / (6 f), 2^-9, 448)),  code = e2m1(x / (s f)),
         f the checkpoint's, or max(amax(token) / 2688, 2^-100)
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -85,36 +87,68 @@ def _tokens_kernel(
 # ---------------------------------------------------------------- launch
 
 
-def quantize_groups(x: torch.Tensor, group: int) -> Fp8Block:
-    """FP8 of each `group` values of a row.  [m, k] -> blocks of 1 x group"""
-    (m, k), x = x.shape, unit_stride(x)
-    groups = -(-k // group)
-    codes = torch.empty(m, k, dtype=torch.uint8, device=x.device)
-    scales = torch.empty(groups, m, dtype=torch.float32, device=x.device)
-    width = triton.next_power_of_2(group)
-    choice = pick("quantize", TABLE, Problem(k, group), device_of(x.device).target)
-    each = max(1, choice.schedule.block // width)
-    launch(
-        _groups_kernel, (m, triton.cdiv(groups, each)), codes, scales, x, k, m, x.stride(0),
-        AMAX_FLOOR, choice=choice, GROUP=group, WIDTH=width, GROUPS=each,
-    )  # fmt: skip
-    return Fp8Block(codes.view(torch.float8_e4m3fn), scales.t(), (1, group))
+@dataclass(frozen=True)
+class Rows:
+    """What a kernel writes of m quantized rows; `store_quantized` takes these in this order.
+
+    scales: of groups [k / group, m], of tokens [m].  blocks: e4m3 bytes of NVFP4, or None.
+    given: the checkpoint's scale, or None.  floor: of scales made here.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    blocks: torch.Tensor | None
+    given: torch.Tensor | None
+    form: str
+    group: int
+    floor: float
+
+    def made(self) -> Fp8Rows | Fp8Block | Nvfp4:
+        """The rows as a weight's class, once they are written."""
+        if self.blocks is not None:
+            return Nvfp4(self.codes, self.blocks.view(torch.float8_e4m3fn), self.scales)
+        values = self.codes.view(torch.float8_e4m3fn)
+        if self.form == "fp8-group":
+            return Fp8Block(values, self.scales.t(), (1, self.group))
+        return Fp8Rows(values, self.scales)
 
 
-def quantize_tokens(
-    x: torch.Tensor, input_scale: torch.Tensor | None, *, fp4: bool
-) -> Fp8Rows | Nvfp4:
-    """FP8 or NVFP4 with a scale or factor per token, or the one given.  [m, k] -> as many"""
+def rows_for(
+    m: int, k: int, form: str, given: torch.Tensor | None, group: int, device: torch.device
+) -> Rows:
+    """Uninitialised rows of the kind `form`, one of the public quantizer's."""
+    fp4, blocks = form == "nvfp4", None
+    codes = torch.empty(m, k // 2 if fp4 else k, dtype=torch.uint8, device=device)
+    if form == "fp8-group":
+        scales = torch.empty(-(-k // group), m, dtype=torch.float32, device=device)
+        return Rows(codes, scales, None, None, form, group, AMAX_FLOOR)
+    scales = torch.empty(m, dtype=torch.float32, device=device)
+    if fp4:
+        blocks = torch.empty(m, k // 16, dtype=torch.uint8, device=device)
+    floor = FACTOR_FLOOR.value if fp4 else AMAX_FLOOR / E4M3_MAX.value
+    return Rows(codes, scales, blocks, given, form, group, floor)
+
+
+def quantize_rows(
+    x: torch.Tensor, form: str, given: torch.Tensor | None, group: int
+) -> Fp8Rows | Fp8Block | Nvfp4:
+    """`quantize_activations` of checked operands.  [m, k] -> as many"""
     (m, k), x = x.shape, unit_stride(x)
-    codes = torch.empty(m, k // 2 if fp4 else k, dtype=torch.uint8, device=x.device)
-    scales = torch.empty(m, dtype=torch.float32, device=x.device)
-    blocks = torch.empty(m, k // 16, dtype=torch.uint8, device=x.device) if fp4 else None
-    choice = pick("quantize", TABLE, Problem(k, 0), device_of(x.device).target)
-    launch(
-        _tokens_kernel, (m,), codes, scales, blocks, x, input_scale, k, x.stride(0),
-        FACTOR_FLOOR.value if fp4 else AMAX_FLOOR / E4M3_MAX.value,
-        choice=choice, FP4=fp4, BLOCK=choice.schedule.block,
-    )  # fmt: skip
-    if blocks is not None:
-        return Nvfp4(codes, blocks.view(torch.float8_e4m3fn), scales)
-    return Fp8Rows(codes.view(torch.float8_e4m3fn), scales)
+    rows = rows_for(m, k, form, given, group, x.device)
+    by_group = form == "fp8-group"
+    problem = Problem(k, group if by_group else 0)
+    choice = pick("quantize", TABLE, problem, device_of(x.device).target)
+    block = choice.schedule.block
+    if by_group:
+        width = triton.next_power_of_2(group)
+        each = max(1, block // width)
+        launch(
+            _groups_kernel, (m, triton.cdiv(-(-k // group), each)), rows.codes, rows.scales, x, k,
+            m, x.stride(0), rows.floor, choice=choice, GROUP=group, WIDTH=width, GROUPS=each,
+        )  # fmt: skip
+    else:
+        launch(
+            _tokens_kernel, (m,), rows.codes, rows.scales, rows.blocks, x, given, k, x.stride(0),
+            rows.floor, choice=choice, FP4=form == "nvfp4", BLOCK=block,
+        )  # fmt: skip
+    return rows.made()
