@@ -145,6 +145,10 @@ def test_the_table_is_short_and_names_everything(tmp_path: Path) -> None:
     table = one.stdout.partition("parameters in")[0]
     numbers = [line.split()[0] for line in table.splitlines() if "experts" in line]
     assert numbers == [str(i) for i in range(8)]
+    rows = looked(tmp_path, 0, "--layers")["layers"]
+    assert [r["layers"] for r in rows if "mlp.experts.*.up_proj" in r["parts"]] == [
+        [i] for i in range(8)
+    ]
 
 
 def test_scales_that_nothing_uses_are_counted(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def inspect(
         note(f"error: {error}")
         raise typer.Exit(UNREADABLE) from None
     if as_json:
-        write(json.dumps(report(found), ensure_ascii=False) + "\n")
+        write(json.dumps(report(found, each_layer=layers), ensure_ascii=False) + "\n")
     else:
         _show(found, layers)
     if not found.sound:
@@ -103,13 +103,14 @@ def _reading() -> Iterator[Callable[[int, int], None] | None]:
 # ---------------------------------------------------------------- as JSON
 
 
-def report(found: "Inspection") -> dict[str, Any]:
+def report(found: "Inspection", *, each_layer: bool = False) -> dict[str, Any]:
     """The JSON object; keys and entries always stand in this order.
 
     checkpoint, architecture, dialect (quant_method, or null), kv_cache (the config's words, or
     null), read ("scales" or "headers"), sound; tensors, parameters, bytes, bits_per_weight of all;
     schemes: [scheme, activations, weights, parameters, bytes, bits_per_weight], largest first;
-    layers: the same of the parts that are stored alike, with layers (numbers) and parts (names);
+    layers: the same of the parts that are stored alike, with layers (numbers) and parts (names), or
+    of each layer;
     findings: [severity ("problem" or "note"), problem, count, tensors, file, came, wanted, do],
     problems first; `problem` is a fixed text, and came, wanted and do are the first tensor's.
     """
@@ -132,7 +133,7 @@ def report(found: "Inspection") -> dict[str, Any]:
         "schemes": [_row(row) for row in by_scheme(held)],
         "layers": [
             {"layers": list(row.layers), "parts": list(row.parts), **_row(row)}
-            for row in by_part(held)
+            for row in by_part(held, each_layer=each_layer)
         ],
         "findings": [_finding(finding) for finding in found.findings],
     }
