@@ -1,5 +1,6 @@
 """Weights of every format on their way into a model: kept, widened, stacked, joined."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -18,6 +19,7 @@ from sparkwell.formats import (
 from sparkwell.models import weights as module
 from sparkwell.models.layers import joined, multiplied
 from sparkwell.models.weights import ANY, CheckpointWeights
+from sparkwell.ops.device import as_target
 from sparkwell.ops.linear import linear
 from sparkwell.testing import assert_matches
 from weights import KINDS, fp8_block, fp8_rows, int4, nvfp4
@@ -81,7 +83,7 @@ def same_seed(make: Make, seed: int) -> int:
 def test_a_layers_weight_is_kept_or_widened(opened: Callable, make: Make) -> None:
     weight = make(6, 64)
     kept, _ = opened({"a": weight})
-    assert kept.linear("a", 6, 64) is weight and not kept.remarks
+    assert kept.linear("a", 6, 64) is weight and not kept.remarks and not kept.arithmetic
     wide, _ = opened({"a": weight}, linear=ANY - {kind(weight)}, dtype=torch.bfloat16)
     got = wide.linear("a", 6, 64)
     assert isinstance(got, torch.Tensor) and torch.equal(got, weight.dequantize(torch.bfloat16))
@@ -97,6 +99,27 @@ def test_plain_weights_take_the_models_dtype(opened: Callable) -> None:
     w = torch.rand(3, 4, dtype=torch.float64)
     weights, _ = opened({"a": w}, dtype=torch.bfloat16, linear=frozenset())
     assert torch.equal(weights.linear("a", 3, 4), w.bfloat16()) and not weights.remarks
+
+
+@pytest.mark.parametrize(
+    ("target", "make", "how"),
+    [
+        ("sm_121", nvfp4, r"Nvfp4 layers .* in w4a16 up to \d+ rows of x, w4a4 above"),
+        ("sm_90", nvfp4, r"in w4a16 \(not w4a4: sm_90 has no FP4_BLOCK_MMA\)"),
+        ("sm_90", fp8_rows, r"Fp8Rows layers .* in w8a16 up to \d+ rows of x, w8a8 above"),
+        ("sm_80", fp8_rows, r"in w8a16 \(not w8a8: sm_80 has no FP8_MMA\)"),
+        ("sm_90", int4, r"Int4Group layers .* in w4a16 \(made for activations 'none'\)"),
+    ],
+)
+def test_the_arithmetic_of_layers_is_told(
+    opened: Callable, target: str, make: Make, how: str
+) -> None:
+    weights, _ = opened({"a": make(256, 1024), "b": make(256, 1024)}, device="meta")
+    with as_target(target):
+        weights.linear("a", 256, 1024)
+        weights.linear("b", 256, 1024)
+    (told,) = weights.arithmetic
+    assert re.search(how, told) and weights.arithmetic[told] == 2 and not weights.remarks
 
 
 # ---------------------------------------------------------------- stacks of experts

@@ -74,6 +74,8 @@ def load_model(
         log.warning("%s: %d scales of a quantized KV cache are not used", folder, len(unused))
     for remark, count in weights.remarks.items():
         log.warning("%s: %d %s", folder, count, remark)
+    for how, count in weights.arithmetic.items():
+        log.info("%s: %d %s", folder, count, how)
     return model
 
 

@@ -23,9 +23,12 @@ from sparkwell.formats.weights import (
     unjoinable,
     unstackable,
 )
+from sparkwell.ops.device import Device, device_of
+from sparkwell.ops.linear.arithmetic import decide, memory_bound_rows
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 ANY = frozenset({"Fp8Block", "Fp8Rows", "Nvfp4", "Mxfp4", "Int4Group"})
+MANY = 1 << 20  # rows of x: beyond what is memory-bound anywhere
 NO_KERNEL = "no kernel multiplies them as they are"
 LOST_SCALES = (
     "static scales of activations are left out: some differ within an expert, or are missing"
@@ -81,6 +84,7 @@ class CheckpointWeights:
     linear, experts: the formats that stay as they are stored in a layer, in a stack of experts;
     other quantized weights become `dtype` on the way.
     remarks: what a user should know of the way they were loaded, and of how many weights.
+    arithmetic: how layers are multiplied on a GPU, and how many.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class CheckpointWeights:
         self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
         self.kept_linear, self.kept_experts = linear, experts
         self.remarks: Counter[str] = Counter()
+        self.arithmetic: Counter[str] = Counter()
         self._progress, self._counted, self._done = progress, set[str](), 0
         self._total = sum(info.nbytes for info in checkpoint.tensors.values())
 
@@ -121,6 +126,9 @@ class CheckpointWeights:
         if isinstance(weight, torch.Tensor):
             return weight.to(self.dtype)
         if kind(weight) in self.kept_linear:
+            if torch.device(self.device).type != "cpu":  # where the reference multiplies
+                how = arithmetic_of(weight, device_of(torch.device(self.device)))
+                self.arithmetic[f"{kind(weight)} layers are multiplied in {how}"] += 1
             return weight
         return self._widened(weight, NO_KERNEL)
 
@@ -207,6 +215,15 @@ class _Pile:
     def lost_scales(self) -> bool:
         """Whether some of the experts have static scales that `whole` leaves out."""
         return self._differ or 0 < sum(s is not None for s in self._scales) < self.experts
+
+
+def arithmetic_of(weight: QuantizedTensor, device: Device) -> str:
+    """In which arithmetic `linear` multiplies few rows of x with the weight, and many; and why."""
+    few, many = decide(1, weight, device), decide(MANY, weight, device)
+    if few.arithmetic == many.arithmetic:
+        return f"{few.arithmetic} ({few.why})"
+    rows = memory_bound_rows(weight, device)
+    return f"{few.arithmetic} up to {rows} rows of x, {many.arithmetic} above"
 
 
 def _named(dtype: torch.dtype) -> str:
