@@ -24,7 +24,8 @@ class Layout:
     tiles: their number at most.  ids: of the pairs or rows, ends or counts, by the layout.
     pairs: which pair stands at a position.  table: [3, tiles] int32.
     first, experts: the range of experts whose weights are here.  per_row: pairs of a row of x.
-    height: rows of x, "counted": of a group.  align: of "rows" and "ends".
+    height: rows of x, "counted": of a group, each of whose `slots` takes every slots-th tile.
+    align: of "rows" and "ends".
     """
 
     name: str
@@ -37,6 +38,7 @@ class Layout:
     per_row: int = 1
     height: int = 0
     align: int = 1
+    slots: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def product(
     launch(
         grouped_kernel, (layout.tiles * triton.cdiv(p.n, s.block_n),), y, x.values, x.scales,
         *weight.pointers, layout.pairs, layout.table, layout.ids, add, layout.first,
-        layout.experts, p.n, p.k, layout.tiles, layout.per_row, layout.height, y.stride(0),
-        *x.strides, 0 if add is None else add.stride(0), *weight.strides, choice=choice,
+        layout.experts, p.n, p.k, layout.tiles, layout.per_row, layout.height, layout.slots,
+        y.stride(0), *x.strides, 0 if add is None else add.stride(0), *weight.strides,
+        choice=choice,
         KIND=weight.kind, GROUP=weight.group, BLOCK_ROWS=weight.block_rows, CONVERT=convert,
         ASM=not interpreting(), LEFT=left, TYPE=kind, LAYOUT=layout.name, ALIGN=layout.align,
         GATED=p.gated, GATHER=gather, SCATTER=scatter, BLOCK_N=s.block_n, BLOCK_M=s.block_m,

@@ -115,11 +115,12 @@ def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[
     if any(o.kind == "float" and o.values.dtype != x.dtype for o in (up, back)):
         kind = "fp32"  # no tensor core multiplies two types
     tall = height(pairs, num_experts)
-    sizes = [(up, inner, width, True, x.stride(0) * x.element_size())]
-    sizes += [(back, width, inner, False, inner * x.element_size())]
+    half = x.element_size() if kind != "fp32" else 4
+    sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
+    sizes += [(back, width, inner, False, 4, inner * half)]
     found = [
-        Problem(o.kind, kind, tall, n, k, gated, o.factored, o.aligned and step % 16 == 0)
-        for o, n, k, gated, step in sizes
+        Problem(o.kind, kind, tall, n, k, gated, o.factored, size, o.aligned and step % 16 == 0)
+        for o, n, k, gated, size, step in sizes
     ]
     if not all(map(regular, found)):
         found = [replace(problem, height=SHORT) for problem in found]

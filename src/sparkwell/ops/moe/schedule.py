@@ -33,6 +33,7 @@ class Problem:
     type: of the operands, "bf16", "fp16", "fp32" or "fp8".  height: positions of a tile (`height`).
     n, k: outputs and columns of one expert's weight; gated: of each half of it.
     group: columns whose sums share a factor; 0: the operand has its scales in it.
+    result: bytes of a value of the result.
     aligned: rows of every operand start at multiples of 16 bytes.
     """
 
@@ -43,6 +44,7 @@ class Problem:
     k: int
     gated: bool
     group: int = 0
+    result: int = 4
     aligned: bool = True
 
 
@@ -126,7 +128,8 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         buffers += (s.num_stages - 1) * 4 * s.block_m
     late = target.missing(Feature.WGMMA) and target.missing(Feature.TCGEN05)
     if late:
-        return max(buffers, 4 * s.block_m * s.block_n // halves)
+        padding = 16 * s.block_n if p.result < 4 else 0
+        return max(buffers, p.result * s.block_m * s.block_n + padding)
     if p.group and not eight and target.missing(Feature.WGMMA):  # each sum is waited for
         return buffers
     return buffers + x + (weight if p.kind == "float" else 0)
@@ -201,13 +204,15 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp4-128",      Schedule(128, 64, 32, 8, 4),  _FP4, True, (_SYNC,)),
     *_rows("fp4-wide",     Schedule(128, 128, 64, 8, 3), _FP4, False, _LATER),
     *_rows("fp4-wide",     Schedule(128, 128, 32, 8, 4), _FP4, False, (_SYNC,)),
-    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT, eight=True),
+    *_rows("w8a8-16",      Schedule(16, 64, 64, 4, 4),   _FP8, None, _EIGHT[:1], eight=True),
+    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT[1:], eight=True),
     *_rows("w8a8-64",      Schedule(64, 64, 64, 4, 3),   _FP8, None, _EIGHT[:1], eight=True),
     *_rows("w8a8-64",      Schedule(64, 64, 128, 4, 3),  _FP8, None, _EIGHT[1:], eight=True),
     *_rows("w8a8-128",     Schedule(128, 64, 128, 8, 3), _FP8, True, _EIGHT, eight=True),
-    *_rows("w8a8-wide",    Schedule(128, 128, 128, 8, 3), _FP8, False, _EIGHT, eight=True),
+    *_rows("w8a8-wide",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[:2], eight=True),
+    *_rows("w8a8-wide",    Schedule(128, 128, 128, 8, 3), _FP8, False, _EIGHT[2:], eight=True),
     *_odd("odd",           Schedule(16, 64, 0, 4), False),
-    *_odd("exact",         Schedule(16, 32, 0, 4), True),
+    *_odd("exact",         Schedule(16, 16, 0, 4), True),
 )
 
 SORT: tuple[Row, ...] = (

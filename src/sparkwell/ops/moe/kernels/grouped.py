@@ -42,42 +42,20 @@ def _add_product(total, weight, x, factor, SCALED: tl.constexpr):
 
 
 @triton.jit
-def grouped_kernel(
-    y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, pair_ptr, tile_ptr,
-    id_ptr, add_ptr, first_expert, num_experts, n, k, tiles, per_row, height,
+def _one_tile(
+    y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
+    pair_ptr, expert, outer, source, first, count, stored, n, k,
     stride_y, stride_x, stride_xs, stride_xk, stride_add,
     stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
     KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
-    ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr,
-    LAYOUT: tl.constexpr, ALIGN: tl.constexpr,
-    GATED: tl.constexpr, GATHER: tl.constexpr, SCATTER: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr, GATED: tl.constexpr,
+    SCATTER: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(n, BLOCK_N)
-    outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
-    tile = tl.program_id(0) // blocks
-    expert, place, valid = tile_rows(
-        tile, tile_ptr, id_ptr, tiles, first_expert, num_experts, height, LAYOUT, ALIGN, BLOCK_M
-    )
-    pair = place
-    if pair_ptr is not None:
-        pair = tl.load(pair_ptr + place).to(tl.int64)
-    source = pair // per_row if GATHER else place
-    goal = pair if SCATTER else place
-    there = valid
-    if LAYOUT == "rows" or LAYOUT == "ends":  # rows of no group become 0
-        goal = tile * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
-        there = goal < height
-    if expert < 0:
-        if LAYOUT == "rows":
-            tl.store(
-                y_ptr + goal[None, :] * stride_y + outer[:, None],
-                tl.zeros((BLOCK_N, BLOCK_M), y_ptr.dtype.element_ty),
-                mask=(outer < n)[:, None] & there[None, :],
-            )
-        return
+    """Outputs `outer` of the rows `source` of x, to as many places from `first` on.
 
+    count: rows that hold something; those from there to `stored` become 0.
+    """
     rows = tl.minimum(outer, n - 1).to(tl.int64)  # past the last: the last again
     w_ptr += expert * stride_we
     if scale_ptr is not None:
@@ -134,9 +112,12 @@ def grouped_kernel(
         if ROWWISE:
             lifted *= row_factor(scale_ptr, row_scale_ptr, rows + n, KIND, LEFT)[:, None]
         total = total / (1.0 + tl.exp(-total)) * lifted
-    mask = (outer < n)[:, None] & there[None, :]
-    if LAYOUT == "rows" or LAYOUT == "ends":
-        total = tl.where(valid[None, :], total, 0.0)
+    row = tl.arange(0, BLOCK_M)
+    mask = (outer < n)[:, None] & (row < stored)[None, :]
+    total = tl.where((row < count)[None, :], total, 0.0)
+    goal = first + row
+    if SCATTER and pair_ptr is not None:
+        goal = tl.load(pair_ptr + goal, mask=row < stored, other=0).to(tl.int64)
     if add_ptr is not None:
         added = add_ptr + goal[None, :] * stride_add + outer[:, None]
         total += tl.load(added, mask=mask, other=0.0).to(tl.float32)
@@ -145,3 +126,66 @@ def grouped_kernel(
         total.to(y_ptr.dtype.element_ty),
         mask=mask,
     )
+
+
+@triton.jit
+def grouped_kernel(
+    y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, pair_ptr, tile_ptr,
+    id_ptr, add_ptr, first_expert, num_experts, n, k, tiles, per_row, height, slots,
+    stride_y, stride_x, stride_xs, stride_xk, stride_add,
+    stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
+    KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
+    ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr,
+    LAYOUT: tl.constexpr, ALIGN: tl.constexpr,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCATTER: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(n, BLOCK_N)
+    outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile = tl.program_id(0) // blocks
+    row = tl.arange(0, BLOCK_M)
+    if LAYOUT == "counted":  # each slot of a group takes every `slots`-th of its tiles
+        group = (tile // slots).to(tl.int64)
+        end = tl.minimum(tl.load(id_ptr + group), height)
+        for begin in range(tile % slots * BLOCK_M, end, slots * BLOCK_M):
+            count = tl.minimum(end - begin, BLOCK_M)
+            first = group * height + begin
+            source = first + tl.where(row < count, row, 0)
+            _one_tile(
+                y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
+                pair_ptr, group, outer, source, first, count, count, n, k,
+                stride_y, stride_x, stride_xs, stride_xk, stride_add,
+                stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
+                KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED, SCATTER,
+                BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES,
+            )  # fmt: skip
+    else:
+        expert, first, count = tile_rows(
+            tile, tile_ptr, id_ptr, tiles, first_expert, num_experts, height, LAYOUT, ALIGN, BLOCK_M
+        )
+        stored = count
+        if LAYOUT == "rows" or LAYOUT == "ends":  # rows of no group become 0
+            stored = tl.minimum(height - tile * BLOCK_M, BLOCK_M)
+        if LAYOUT == "rows":
+            blank = tl.where(expert < 0, stored, 0)
+            tl.store(
+                y_ptr + (first + row)[None, :] * stride_y + outer[:, None],
+                tl.zeros((BLOCK_N, BLOCK_M), y_ptr.dtype.element_ty),
+                mask=(outer < n)[:, None] & (row < blank)[None, :],
+            )
+        if expert < 0:
+            return
+        source = first + tl.where(row < count, row, 0)  # past the last: the first again
+        if GATHER:
+            if pair_ptr is not None:
+                source = tl.load(pair_ptr + source).to(tl.int64)
+            source = source // per_row
+        _one_tile(
+            y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
+            pair_ptr, expert, outer, source, first, count, stored, n, k,
+            stride_y, stride_x, stride_xs, stride_xk, stride_add,
+            stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
+            KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED, SCATTER,
+            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES,
+        )  # fmt: skip

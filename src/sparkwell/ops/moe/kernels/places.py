@@ -1,8 +1,9 @@
-"""Which rows a block multiplies, and by whose weight: the layouts of a grouped product.
+"""Which rows a block multiplies, and by whose weight: most layouts of a grouped product.
 
 sorted   a table of tiles: (expert, first position, rows)
 single   a tile is one pair; its id names the expert
-rows     every row names its group, -1: none; ALIGN rows that begin together are of one group
+rows     every row names its group, -1: none; of ALIGN rows that begin together one group
+           has the first, and none the rest
 ends     group g has the rows up to ends[g], from the last end on, rounded up to ALIGN
 counted  each group has `height` rows, the first counts[g] of which hold something
 whole    one group has all `height` rows
@@ -30,40 +31,29 @@ def tile_rows(
     tile, tile_ptr, id_ptr, tiles, first_expert, num_experts, height,
     LAYOUT: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """The tile's expert, -1: none; its places, int64; which of them hold something.
-
-    Those that do not are the tile's first place again.
-    """
-    row = tl.arange(0, BLOCK_M)
+    """The tile's expert, -1: none; its first place, int64; how many hold something."""
     if LAYOUT == "sorted":
         expert = tl.load(tile_ptr + tile).to(tl.int64)
         first = tl.load(tile_ptr + tiles + tile)
-        valid = row < tl.load(tile_ptr + 2 * tiles + tile)
+        count = tl.load(tile_ptr + 2 * tiles + tile)
     elif LAYOUT == "single":
         expert = tl.load(id_ptr + tile).to(tl.int64) - first_expert
         expert = tl.where((expert >= 0) & (expert < num_experts), expert, -1)
         first = tile
-        valid = row < 1
-    elif LAYOUT == "counted":
-        each = tl.cdiv(height, BLOCK_M)
-        expert = (tile // each).to(tl.int64)
-        begin = tile % each * BLOCK_M
-        count = tl.minimum(tl.load(id_ptr + expert), height) - begin
-        valid = row < count
-        first = expert * height + begin
-        expert = tl.where(count > 0, expert, -1)
+        count = 1
     else:
         first = tile * BLOCK_M
-        valid = row < height - first
+        count = tl.minimum(height - first, BLOCK_M)
         if LAYOUT == "rows":
+            row = tl.arange(0, BLOCK_M)
             expert = tl.load(id_ptr + first).to(tl.int64)
             expert = tl.where((expert >= 0) & (expert < num_experts), expert, -1)
-            named = tl.load(id_ptr + first + row, mask=valid, other=-1)
-            valid = valid & (named == expert)
+            named = tl.load(id_ptr + first + row, mask=row < count, other=-1)
+            count = tl.max(tl.where(named == expert, row + 1, 0), 0)
         elif LAYOUT == "ends":
             group, end = _of_ends(id_ptr, num_experts, first, ALIGN, 64)
             expert = group.to(tl.int64)
-            valid = valid & (first + row < end)
+            count = tl.minimum(count, end - first)
         else:
             expert = (tile * 0).to(tl.int64)
-    return expert, (first + tl.where(valid, row, 0)).to(tl.int64), valid
+    return expert, first.to(tl.int64), count

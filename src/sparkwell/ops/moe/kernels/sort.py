@@ -58,7 +58,6 @@ def place_kernel(
             )
             total += tl.sum(counts, 0)
             before += tl.sum(tl.where(other < chunk, counts, 0), 0)
-    total = tl.where(names < num_experts, total, 0)
     start = tl.cumsum(total, 0) - total
 
     # Both sides of the comparison are loaded: a row of it and a column of it.
