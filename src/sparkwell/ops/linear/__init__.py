@@ -1,6 +1,7 @@
-"""Linear layers on plain and block-quantized weights."""
+"""Linear layers on weights of every format."""
 
-from sparkwell.ops.linear.api import linear
+from sparkwell.ops.linear.api import linear, linear_decision
+from sparkwell.ops.linear.arithmetic import ARITHMETICS, Decision
 from sparkwell.ops.linear.reference import (
     activations_reference,
     fp8_block_gemm_reference,
@@ -10,9 +11,12 @@ from sparkwell.ops.linear.reference import (
 )
 
 __all__ = [
+    "ARITHMETICS",
+    "Decision",
     "activations_reference",
     "fp8_block_gemm_reference",
     "linear",
+    "linear_decision",
     "linear_reference",
     "quantized_gemm_reference",
     "quantized_linear_reference",

@@ -7,10 +7,16 @@ import torch
 from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.quantized import Quantized
-from sparkwell.formats.weights import QuantizedTensor, Weight, kind
+from sparkwell.formats.weights import QuantizedTensor, Weight
 from sparkwell.ops.backend import choose
 from sparkwell.ops.device import device_of
-from sparkwell.ops.linear.arithmetic import Decision, activations_of, check_arithmetic, decide
+from sparkwell.ops.linear.arithmetic import (
+    Decision,
+    activations_of,
+    check_arithmetic,
+    check_pair,
+    decide,
+)
 from sparkwell.ops.linear.reference import (
     linear_reference,
     quantized_gemm_reference,
@@ -97,11 +103,8 @@ def _check(x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor
             f"linear: bias is {tuple(bias.shape)} for weight {tuple(weight.shape)}, "
             f"want ({weight.shape[0]},), one value per output"
         )
-    if isinstance(x, Quantized) and (len(x.shape) != 2 or not isinstance(weight, Quantized)):
-        raise BadInput(
-            f"linear: x is {kind(x)} {list(x.shape)} and weight {kind(weight)}; want quantized x "
-            "[m, K] with a quantized weight"
-        )
+    if isinstance(x, Quantized):
+        check_pair(x, weight)
 
 
 def _reference(

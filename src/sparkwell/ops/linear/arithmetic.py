@@ -98,6 +98,24 @@ def check_arithmetic(weight: Weight, asked: str) -> None:
         )
 
 
+def check_pair(x: Quantized, weight: Weight) -> None:
+    """Raises BadInput where no product takes these two formats."""
+    pairs = {("Fp8Rows", "Fp8Rows"), ("Fp8Rows", "Nvfp4"), ("Nvfp4", "Nvfp4")}
+    if len(x.shape) != 2:
+        raise BadInput(f"linear: x is {type(x).__name__} {list(x.shape)}, want [m, K]")
+    if isinstance(x, Fp8Block) and isinstance(weight, Fp8Block):
+        if x.block != (1, weight.block[1]):
+            raise BadInput(
+                f"linear: x has a scale per {x.block[0]} rows and {x.block[1]} columns, want one "
+                f"per row and {weight.block[1]} columns, as the weight's blocks are wide"
+            )
+    elif (type(x).__name__, kind(weight)) not in pairs:
+        raise BadInput(
+            f"linear: x is {type(x).__name__} and the weight {kind(weight)}; want Fp8Rows with "
+            "Fp8Rows or Nvfp4, Fp8Block with Fp8Block, Nvfp4 with Nvfp4"
+        )
+
+
 def activations_of(arithmetic: str, weight: Weight) -> Activations:
     """How x is quantized for it, with the checkpoint's scale where it has one."""
     if arithmetic == "w4a4":

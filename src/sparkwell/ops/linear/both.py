@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
 from sparkwell.formats.nvfp4 import Nvfp4
-from sparkwell.formats.weights import QuantizedTensor, kind
+from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import interpreting, launch
@@ -39,27 +38,16 @@ def multiply_quantized(
     bias: torch.Tensor | None,
     out_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """x W^T + bias of two quantized operands.  [m, K], [N, K] -> [m, N]
-
-    Raises BadInput for formats that no product takes together.
-    """
-    if isinstance(x, Fp8Rows) and isinstance(weight, Fp8Rows):
-        return _fp8(x, weight, bias, out_dtype, 0)
-    if isinstance(x, Fp8Block) and isinstance(weight, Fp8Block):
-        if x.block != (1, weight.block[1]):
-            raise BadInput(
-                f"linear: x has scales per {x.block[0]} rows and {x.block[1]} columns, want one "
-                f"a row and {weight.block[1]} columns, as the weight's blocks are"
-            )
-        return _fp8(x, weight, bias, out_dtype, weight.block[1])
-    if isinstance(x, Nvfp4) and isinstance(weight, Nvfp4):
+    """x W^T + bias of two quantized operands that `check_pair` allows.  [m, K], [N, K] -> [m, N]"""
+    if isinstance(weight, Fp8Rows | Fp8Block):
+        assert isinstance(x, Fp8Rows | Fp8Block)
+        group = weight.block[1] if isinstance(weight, Fp8Block) else 0
+        return _fp8(x, weight, bias, out_dtype, group)
+    assert isinstance(weight, Nvfp4)
+    if isinstance(x, Nvfp4):
         return _fp4(x, weight, bias, out_dtype)
-    if isinstance(x, Fp8Rows) and isinstance(weight, Nvfp4):
-        return _expanded(x, weight, bias, out_dtype)
-    raise BadInput(
-        f"linear: x is {kind(x)} and the weight {kind(weight)}; want Fp8Rows for Fp8Rows and "
-        "Nvfp4 weights, Fp8Block for Fp8Block, Nvfp4 for Nvfp4"
-    )
+    assert isinstance(x, Fp8Rows)
+    return _expanded(x, weight, bias, out_dtype)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""Linear layers: packed instructions, targets without FP8 units, quantizers that are fused."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from sparkwell.formats.floats import e2m1_decode, e4m3_decode
+from sparkwell.ops.activation import swiglu, swiglu_quantized
+from sparkwell.ops.device import as_target
+from sparkwell.ops.kernels import nibbles
+from sparkwell.ops.linear import linear
+from sparkwell.ops.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
+from sparkwell.ops.quantize import quantize_activations
+from sparkwell.verify.case import Case, Maker
+from sparkwell.verify.cases.linear import CASES
+
+SMALL = [case for case in CASES if case.size == "small"]
+NAMED = [case for case in SMALL if re.search("w8a8|w4a8|w4a4", case.name)]
+WIDE = 0xFFFFFFFF
+
+
+def run(asm: str, word: int, source: str) -> list[int]:
+    """What the instructions leave in $0, $1, ... for `word` in `source`."""
+    held = {source: word}
+
+    def value(name: str) -> int:
+        return held[name] if name in held else int(name, 0)
+
+    for line in asm.strip("{} \n").replace("\n", " ").split(";"):
+        op, *names = re.split(r"[,\s]+", line.strip())
+        if not op or op == ".reg":
+            continue
+        to, args = names[0], [value(name) for name in names[1:]]
+        if op == "prmt.b32":
+            data = (args[1] << 32 | args[0]).to_bytes(8, "little")
+            picked = bytes(data[args[2] >> 4 * i & 7] for i in range(4))
+            assert args[2] & 0x8888 == 0
+            held[to] = int.from_bytes(picked, "little")
+        elif op == "lop3.b32":
+            assert args[3] == 0xEA
+            held[to] = args[0] & args[1] | args[2]
+        else:
+            held[to] = {
+                "shl.b32": lambda a, b: a << b & WIDE,
+                "shr.b32": lambda a, b: a >> b,
+                "and.b32": lambda a, b: a & b,
+            }[op](*args)
+    return [held[f"${i}"] for i in range(int(source[1:]))]
+
+
+def halves(registers: list[int], kind: torch.dtype) -> torch.Tensor:
+    """The two 16-bit floats of each register, low one first, as fp32."""
+    words = [half for r in registers for half in (r & 0xFFFF, r >> 16)]
+    return torch.tensor(words, dtype=torch.int32).to(torch.int16).view(kind).double()
+
+
+@pytest.mark.parametrize(
+    ("asm", "kind", "scale"),
+    [
+        (nibbles._E2M1_BF16, torch.bfloat16, 2.0**126),
+        (nibbles._E2M1_F16, torch.float16, 2.0**14),
+        (nibbles._INT4_BF16, torch.bfloat16, None),
+        (nibbles._INT4_F16, torch.float16, None),
+    ],
+    ids=["e2m1-bf16", "e2m1-f16", "int4-bf16", "int4-f16"],
+)
+def test_packed_nibbles(asm: Any, kind: torch.dtype, scale: float | None) -> None:
+    for first in range(256):
+        codes = [first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256]
+        got = halves(run(asm.value, int.from_bytes(bytes(codes), "little"), "$4"), kind)
+        every = torch.tensor([c & 15 for c in codes] + [c >> 4 for c in codes], dtype=torch.uint8)
+        want = e2m1_decode(every).double() if scale else every.double()
+        offset = 0.0 if scale else 128.0 if kind == torch.bfloat16 else 1024.0
+        assert torch.equal(got * (scale or 1.0) - offset, want), codes
+
+
+@pytest.mark.parametrize(
+    ("asm", "kind", "scale"),
+    [(nibbles._E4M3_BF16, torch.bfloat16, 2.0**120), (nibbles._E4M3_F16, torch.float16, 2.0**8)],
+    ids=["bf16", "f16"],
+)
+def test_packed_bytes(asm: Any, kind: torch.dtype, scale: float) -> None:
+    for first in range(256):
+        codes = [first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256]
+        got = halves(run(asm.value, int.from_bytes(bytes(codes), "little"), "$2"), kind) * scale
+        want = e4m3_decode(torch.tensor(codes, dtype=torch.uint8)).double()
+        want = torch.where(want.isnan(), 480.0 * torch.where(got < 0, -1.0, 1.0), want)
+        assert torch.equal(got, want), codes
+        assert torch.equal(got.signbit(), torch.tensor([c > 127 for c in codes]))
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in NAMED if "w8a8" in case.name], ids=lambda case: case.name
+)
+def test_fp8_as_float16_where_there_are_no_fp8_units(case: Case, cpu: torch.device) -> None:
+    want = case.call(case.make(Maker(cpu)), "reference")
+    with as_target("sm_80"):
+        got = case.call(case.make(Maker(cpu, hostile=True)), "kernel")
+    case.compare({}, got, want)
+
+
+@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
+def test_x_quantized_before_gives_the_same_bits(case: Case, cpu: torch.device) -> None:
+    inputs = case.make(Maker(cpu))
+    kinds = {"w4a4": "nvfp4", "w4a8": "fp8-token"}
+    form = kinds.get(inputs["arithmetic"], "fp8-group" if "block" in case.name else "fp8-token")
+    out_dtype = inputs.get("out_dtype", inputs["x"].dtype)
+    with as_target("sm_120"):
+        want = linear(**inputs, backend="kernel")
+        rows = quantize_activations(inputs["x"], form, backend="kernel")
+        got = linear(
+            rows, inputs["weight"], inputs.get("bias"), out_dtype=out_dtype, backend="kernel"
+        )
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["nvfp4-3x64x1024", "int4-2x70x768", "fp8-rows-2x70x513"])
+def test_scratch_is_written_before_it_is_read(
+    name: str, cpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in SMALL if case.name.startswith(name))
+    want = case.call(case.make(Maker(cpu)), "reference")
+    shapes: list[tuple[int, ...]] = []
+    empty = torch.empty
+
+    def poisoned(*args: Any, **options: Any) -> torch.Tensor:
+        made = empty(*args, **options)
+        shapes.append(tuple(made.shape))
+        return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(0x7F)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    with as_target("sm_121", sms=132):
+        got = case.call(case.make(Maker(cpu)), "kernel")
+    monkeypatch.undo()
+    case.compare({}, got, want)
+    assert any(len(shape) == 3 and shape[0] > 1 for shape in shapes)  # parts of K
+
+
+@pytest.mark.parametrize("form", ["fp8-token", "fp8-group", "nvfp4"])
+def test_fused_quantizers_are_the_two_steps(form: str, cpu: torch.device) -> None:
+    make = Maker(cpu, hostile=True)
+    x, delta = (make.randn(3, 1040, dtype=torch.bfloat16) for _ in range(2))
+    weight = make.randn(1040)
+    with as_target("sm_90"):
+        total, y = add_rms_norm(x, delta, weight, eps=1e-6, backend="kernel")
+        how: dict[str, Any] = {"eps": 1e-6, "activations": form, "backend": "kernel"}
+        added = add_rms_norm_quantized(x, delta, weight, **how)
+        pairs = [
+            (added[1], y),
+            (rms_norm_quantized(x, weight, **how), rms_norm(x, weight, eps=1e-6, backend="kernel")),
+            (
+                swiglu_quantized(x[:, :1024], form, backend="kernel"),
+                swiglu(x[:, :1024], backend="kernel"),
+            ),
+        ]
+        for fused, plain in pairs:
+            want = quantize_activations(plain, form, backend="kernel")
+            for name, held in want.tensors().items():
+                assert torch.equal(fused.tensors()[name].float(), held.float()), name
+    assert torch.equal(added[0], total)
