@@ -11,7 +11,7 @@ from sparkwell.formats.weights import Weight
 from sparkwell.ops.device import device_of
 from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, product
-from sparkwell.ops.moe.schedule import GROUP, SHORT, TABLE, Problem, height, regular, shared
+from sparkwell.ops.moe.schedule import GROUP, SHORT, TABLE, WHOLE, Problem, height, regular, shared
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
 
@@ -68,11 +68,11 @@ def _problem(rows: Rows, weight: Operand, out: torch.Tensor, expected: int, alig
     """
     num, n, k = weight.shape
     eight = rows.scales is not None
-    if eight and (weight.kind != "fp8-block" or weight.group % GROUP or k % GROUP):
+    if eight and (weight.kind != "fp8-block" or weight.group % GROUP or k % WHOLE):
         raise Unsupported(
             "grouped_linear",
             f"FP8 rows by {weight.kind} [{num}, {n}, {k}] in groups of {weight.group}",
-            {"w8a8": f"wants FP8 blocks {GROUP} n columns wide, k a multiple of {GROUP}"},
+            {"w8a8": f"wants FP8 blocks {GROUP} n columns wide, k a multiple of {WHOLE}"},
             "dequantize the rows first",
         )
     kind = "fp8" if eight else TYPES[rows.values.dtype]
@@ -80,7 +80,7 @@ def _problem(rows: Rows, weight: Operand, out: torch.Tensor, expected: int, alig
         kind = "fp32"
     aligned = weight.aligned and rows.values.stride(0) * rows.values.element_size() % 16 == 0
     tall = height(expected, num)
-    while align and align % tall:
+    while (align and align % tall) or (eight and k % GROUP and tall == 64):
         tall = {128: 64, 64: SHORT}[tall]
     found = Problem(
         weight.kind, kind, tall, n, k, False, weight.factored, out.element_size(), aligned

@@ -211,6 +211,8 @@ TABLE: tuple[Row, ...] = (
     *_rows("w8a8-128",     Schedule(128, 64, 128, 8, 3), _FP8, True, _EIGHT, eight=True),
     *_rows("w8a8-wide",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[:2], eight=True),
     *_rows("w8a8-wide",    Schedule(128, 128, 128, 8, 3), _FP8, False, _EIGHT[2:], eight=True),
+    *_rows("w8a8-half-16", Schedule(16, 64, 64, 4, 4),   _FP8, False, _EIGHT[1:], eight=True),
+    *_rows("w8a8-half",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[2:], eight=True),
     *_odd("odd",           Schedule(16, 64, 0, 4), False),
     *_odd("exact",         Schedule(16, 16, 0, 4), True),
 )

@@ -96,6 +96,7 @@ def _spread(groups: int, rows: int) -> tuple[int, ...]:
     return tuple(rows - rows // 8 + (7 * i) % max(1, rows // 4) for i in range(groups))
 
 
+_BACK = (576, 7168)  # n, k turned round: a model's backward pass
 _EXPERTS = ((4096, 7168), (7168, 2048), (4096, 6144), (6144, 2048))
 
 CASES: tuple[Case, ...] = (
@@ -104,10 +105,16 @@ CASES: tuple[Case, ...] = (
     _case((5, 0, 40), 64, 128, "fp8-block", "fp8", "rows", alignment=64, space=70),
     _case((5, 0, 40, 2), 64, 128, "fp8-block", "fp8", "ends", alignment=32, space=70),
     _case((130,), 64, 128, "fp8-block", "fp8", "ends", alignment=128),
+    _case((3, 9), 50, 192, "fp8-block", "fp8", "counted", space=9),  # k ends inside a group
+    _case((200,), 64, 192, "fp8-block", "fp8", "ends", alignment=128),
     _case((3, 20), 50, 64, "nvfp4", "bf16", "ends", space=40),
     _case((3, 0, 18), 72, 256, "fp8-block", "fp8", "counted", space=18, add=True),
     _case((2, 9), 40, 128, "mxfp4", "bf16", "counted", space=9),
     _case((0, 0), 40, 64, "bf16", "bf16", "counted", space=4),
+    *(
+        _case(counts, _BACK[1], _BACK[0], "fp8-block", "fp8", "rows", alignment=128, size="model")
+        for counts in ((20,), (4096,))
+    ),
     *(
         _case(_spread(groups, rows), n, k, "fp8-block", "fp8", layout, alignment=128, space=space,
               size="model")

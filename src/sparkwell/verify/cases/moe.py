@@ -131,6 +131,8 @@ CASES: tuple[Case, ...] = (
         _case(rows, 8, _V3, "fp8-block", arithmetic="w8a8", size="model")
         for rows in (64, 1024, 4096)
     ),
+    _case(8, 6, (64, 2048, 1408), "fp32", size="model"),
+    _case(8, 8, _QWEN, "int4-32", size="model"),
     *(
         _case(rows, topk, shape, form, size="model")
         for topk, shape, forms in _MODELS
