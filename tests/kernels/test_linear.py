@@ -160,3 +160,17 @@ def test_fused_quantizers_are_the_two_steps(form: str, cpu: torch.device) -> Non
             for name, held in want.tensors().items():
                 assert torch.equal(fused.tensors()[name].float(), held.float()), name
     assert torch.equal(added[0], total)
+
+
+def test_mxfp4_scales_far_apart_stay_exact_in_fp8(cpu: torch.device) -> None:
+    case = next(case for case in SMALL if case.name.startswith("mxfp4-3x70x1056"))
+    inputs = case.make(Maker(cpu))
+    scales = inputs["weight"].scales
+    scales.copy_(100 + torch.arange(scales.numel()).reshape(scales.shape) * 11 % 15)
+    scales[1] = 0  # every value below fp32's normal numbers
+    scales[2, ::2] = 0  # 2^-100 beside 2^0 and more
+    want = case.call(dict(inputs), "reference")
+    with as_target("sm_121"):
+        got = case.call(dict(inputs), "kernel")
+    size = want.abs().amax(0).clamp(min=1e-38)
+    assert ((got - want).abs() / size).max() < 2e-6

@@ -48,7 +48,8 @@ def linear(
     as it is: weights and products are exact; from 257 rows on, or for fp32 x, the weight is first
         rounded to x's type.  NaN codes of FP8 and of scales read as 480, E8M0's as infinity.
     "w8a8", "w4a4": the products of codes are exact; sums of 128 columns as the FP8 units add.
-    "w4a8": e2m1 * scale is rounded to e4m3, a relative error of at most 2^-4 a weight.
+    "w4a8": NVFP4's e2m1 * scale is rounded to e4m3, a relative error of at most 2^-4 a weight;
+        MXFP4's is exact where a row's scales of 128 or 256 columns differ by at most 2^14.
     Raises BadInput where shapes or formats do not fit, Unsupported where the arithmetic asked for
     has no kernel for the weight on the device.
     """

@@ -6,11 +6,13 @@ makers did, and faster units multiply.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from sparkwell.errors import BadInput, Unsupported
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
+from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.quantized import Activations, Quantized
 from sparkwell.formats.weights import QuantizedTensor, Weight, kind
@@ -34,6 +36,7 @@ class Decision:
     why: str
 
 
+@cache
 def product_like(device: Device) -> Gpu:
     """The product whose figures stand for a device: of its target, with as many SMs, or nearly."""
     alike = [gpu for gpu in GPUS if gpu.target is device.target]
@@ -100,7 +103,8 @@ def check_arithmetic(weight: Weight, asked: str) -> None:
 
 def check_pair(x: Quantized, weight: Weight) -> None:
     """Raises BadInput where no product takes these two formats."""
-    pairs = {("Fp8Rows", "Fp8Rows"), ("Fp8Rows", "Nvfp4"), ("Nvfp4", "Nvfp4")}
+    pairs = {("Fp8Rows", "Fp8Rows"), ("Fp8Rows", "Nvfp4"), ("Fp8Rows", "Mxfp4")}
+    pairs.add(("Nvfp4", "Nvfp4"))
     if len(x.shape) != 2:
         raise BadInput(f"linear: x is {type(x).__name__} {list(x.shape)}, want [m, K]")
     if isinstance(x, Fp8Block) and isinstance(weight, Fp8Block):
@@ -112,7 +116,7 @@ def check_pair(x: Quantized, weight: Weight) -> None:
     elif (type(x).__name__, kind(weight)) not in pairs:
         raise BadInput(
             f"linear: x is {type(x).__name__} and the weight {kind(weight)}; want Fp8Rows with "
-            "Fp8Rows or Nvfp4, Fp8Block with Fp8Block, Nvfp4 with Nvfp4"
+            "Fp8Rows, Nvfp4 or Mxfp4, Fp8Block with Fp8Block, Nvfp4 with Nvfp4"
         )
 
 
@@ -145,8 +149,10 @@ def _checkpoint_wants(weight: QuantizedTensor) -> str:
 
 def _lacking(arithmetic: str, weight: QuantizedTensor, device: Device) -> str | None:
     """Why no kernel multiplies so; None where one does."""
-    if arithmetic != "w8a8" and not isinstance(weight, Nvfp4):
+    if arithmetic == "w4a4" and not isinstance(weight, Nvfp4):
         return f"no kernel for {kind(weight)} weights, only for Nvfp4"
+    if arithmetic == "w4a8" and not isinstance(weight, Nvfp4 | Mxfp4):
+        return f"no kernel for {kind(weight)} weights, only for Nvfp4 and Mxfp4"
     if isinstance(weight, Fp8Block) and weight.block[1] % STEP:
         return f"blocks are {weight.block[1]} columns wide, want a multiple of {STEP}"
     needs = {"w4a4": Feature.FP4_BLOCK_MMA, "w4a8": Feature.FP8_MMA}.get(arithmetic, Feature(0))

@@ -7,6 +7,7 @@ import torch
 import triton
 
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
+from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.hardware.targets import Feature, Target
@@ -43,8 +44,8 @@ def multiply_quantized(
         assert isinstance(x, Fp8Rows | Fp8Block)
         group = weight.block[1] if isinstance(weight, Fp8Block) else 0
         return _fp8(x, weight, bias, out_dtype, group)
-    assert isinstance(weight, Nvfp4)
-    if isinstance(x, Nvfp4):
+    assert isinstance(weight, Nvfp4 | Mxfp4)
+    if isinstance(x, Nvfp4) and isinstance(weight, Nvfp4):
         return _fp4(x, weight, bias, out_dtype)
     assert isinstance(x, Fp8Rows)
     return _expanded(x, weight, bias, out_dtype)
@@ -118,18 +119,21 @@ def _fp4(
 
 
 def _expanded(
-    x: Fp8Rows, weight: Nvfp4, bias: torch.Tensor | None, out_dtype: torch.dtype
+    x: Fp8Rows, weight: Nvfp4 | Mxfp4, bias: torch.Tensor | None, out_dtype: torch.dtype
 ) -> torch.Tensor:
     (m, k), n = x.shape, weight.shape[0]
-    run = _run(EXPANDED, expanded_shared, Problem(m, n, k, "nvfp4", "fp8", 0), x, out_dtype)
+    name, group, factor = "mxfp4", 16, None  # bytes of a scale
+    if isinstance(weight, Nvfp4):
+        name, group, factor = "nvfp4", 8, weight.row_scales.contiguous()
+    run = _run(EXPANDED, expanded_shared, Problem(m, n, k, name, "fp8", 2 * group), x, out_dtype)
     s, bias = run.choice.schedule, None if bias is None else unit_stride(bias)
     w, w_scales = unit_stride(weight.codes), unit_stride(weight.scales.view(torch.uint8))
     rows = x.values.view(torch.uint8).contiguous().view(torch.int16)
     launch(
-        expanded_kernel, run.grid, run.out, w, w_scales, weight.row_scales.contiguous(), rows,
-        x.scales.contiguous(), bias, m, n, run.share.chunk // 8, k // 16, w.stride(0),
-        w_scales.stride(0), rows.stride(0), choice=run.choice, ASM=not interpreting(),
-        PARTS=run.several, EVEN=k // 2 % s.block_k == 0, BN=s.block_n, BM=s.block_m, BK=s.block_k,
+        expanded_kernel, run.grid, run.out, w, w_scales, factor, rows, x.scales.contiguous(), bias,
+        m, n, run.share.chunk // group, k // (2 * group), w.stride(0), w_scales.stride(0),
+        rows.stride(0), choice=run.choice, GROUP=group, ASM=not interpreting(), PARTS=run.several,
+        EVEN=k // 2 % s.block_k == 0, BN=s.block_n, BM=s.block_m, BK=s.block_k,
     )  # fmt: skip
     return run.finished(bias)
 

@@ -106,8 +106,9 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     if s.block_m < 64:
         return size
     if target.tensor_path is TensorPath.TCGEN05:
-        folded = x + (codes if s.block_k == 32 else 0)
-        return size + (folded if p.kind in ("nvfp4", "mxfp4") else x // 2 if paired else 0)
+        if p.kind == "fp8":
+            return size + (0 if p.group else x)
+        return size + (x // 2 if p.kind == "int4" else x + (codes if s.block_k == 32 else 0))
     changed = 2 * codes if p.zeros else 0
     return size + changed + (x if target.tensor_path is TensorPath.WGMMA else 0)
 
@@ -126,7 +127,10 @@ def blockscaled_shared(p: Problem, s: Schedule, target: Target) -> int:
 def expanded_shared(p: Problem, s: Schedule, target: Target) -> int:
     """Bytes of shared memory a block takes where NVFP4 becomes e4m3; x is read in pairs of bytes."""
     codes, x = s.block_n * s.block_k, 2 * s.block_m * s.block_k
-    size = (s.num_stages - 1) * (codes + codes // 8 + x)
+    scales = codes // (8 if p.kind == "nvfp4" else 16)
+    if scales < 8 * s.block_n:  # narrower than what is copied ahead
+        scales = 0
+    size = (s.num_stages - 1) * (codes + scales + x)
     if s.block_m < 64 or target.tensor_path is TensorPath.MMA_SYNC:
         return size
     return size + (x if target.tensor_path is TensorPath.WGMMA else x // 2)
@@ -141,58 +145,89 @@ FP8_ANY = f"{HMMA}|{QMMA}|{QGMMA}|{UTCQMMA}"  # without FP8 units: float16
 HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"
 
 
-def _streamed(most: int, kinds: str, step: int = 0) -> Callable[[Problem], bool]:
-    """Whether the kernel serves at most `most` rows; step: columns that have one scale."""
+def _streamed(most: int, kind: str, step: int = 0) -> Callable[[Problem], bool]:
+    """Whether the kernel serves at most `most` rows; step: columns that have one scale, 0: any."""
 
     def serves(p: Problem) -> bool:
-        if p.kind not in kinds or not 0 < p.m <= most or p.x == "fp32":
-            return False
-        if p.kind == "mxfp4" and p.x != "bf16":  # its exponents are beyond float16
-            return False
-        return not step or p.group % step == 0
+        return p.kind == kind and p.m <= most and p.x in ("bf16", "fp16") and _steps(p, step)
 
     return serves
 
 
-FP4, FP8, INT4 = "nvfp4 mxfp4", "fp8", "int4"
+def _grouped(most: int) -> Callable[[Problem], bool]:
+    """At most so many rows, and a scale each 128 columns, or a multiple of them."""
+    return lambda p: p.kind == "fp8" and p.m <= most and _steps(p, 128)
+
+
+def _by_row(most: int) -> Callable[[Problem], bool]:
+    """At most so many rows, and one scale for each row of the weight."""
+    return lambda p: p.m <= most and not p.group
+
+
+def _steps(p: Problem, step: int) -> bool:
+    """Whether no step of the loop meets two scales; 0: they are no matter of steps."""
+    return not step or (p.group > 0 and p.group % step == 0)
+
+
+def _half(p: Problem) -> bool:
+    return p.x in ("bf16", "fp16")
+
+
 FEW = 256  # rows of x up to which a widened weight does not pay; modelled, not timed
+ANY = 1 << 62
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
-    #   name         n    m  bytes warps stages fill  targets
-    Row("fp4-8",     Schedule(64, 8, 128, 2, 4, 6),    EVERY, _streamed(8, FP4), "FP4, at most 8 rows", HMMA),
-    Row("fp4-16",    Schedule(64, 16, 128, 2, 4, 6),   EVERY, _streamed(16, FP4), "FP4, at most 16 rows", HMMA),
-    Row("fp4-64",    Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, FP4), "FP4, at most 64 rows", HMMA_ANY),
-    Row("fp4-256",   Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(FEW, FP4), "FP4, at most 256 rows", HMMA_ANY),
-    Row("int4-8",    Schedule(64, 8, 64, 2, 5, 6),     EVERY, _streamed(8, INT4, 128), "INT4 in groups of 128, at most 8 rows", HMMA),
-    Row("int4-16",   Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, INT4, 128), "INT4 in groups of 128, at most 16 rows", HMMA),
-    Row("int4-256",  Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(FEW, INT4, 128), "INT4 in groups of 128, at most 256 rows", HMMA_ANY),
-    Row("int4-g64",  Schedule(64, 16, 32, 2, 5, 6),    EVERY, _streamed(16, INT4, 64), "INT4 in groups of 64, at most 16 rows", HMMA),
-    Row("int4-g32",  Schedule(64, 16, 16, 2, 5, 6),    EVERY, _streamed(16, INT4, 32), "INT4 in groups of 32, at most 16 rows", HMMA),
-    Row("fp8-8",     Schedule(64, 8, 128, 2, 4, 6),    EVERY, _streamed(8, FP8, 128), "FP8 in groups of 128 or rows, at most 8 rows", HMMA),
-    Row("fp8-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, FP8, 64), "FP8 in groups of 64 or rows, at most 16 rows", HMMA),
-    Row("fp8-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, FP8, 64), "FP8 in groups of 64 or rows, at most 64 rows", HMMA_ANY),
-    Row("fp8-256",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(FEW, FP8, 64), "FP8 in groups of 64 or rows, at most 256 rows", HMMA_ANY),
-    Row("widened",   Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA),
+    #   name          n    m  bytes warps stages fill  targets
+    Row("nvfp4-8",    Schedule(64, 8, 128, 2, 4, 6),    EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    Row("nvfp4-16",   Schedule(64, 16, 128, 2, 4, 6),   EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
+    Row("nvfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, "nvfp4"), "NVFP4, at most 64 rows of 16 bits", HMMA_ANY),
+    Row("nvfp4-256",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(FEW, "nvfp4"), "NVFP4, at most 256 rows of 16 bits", HMMA_ANY),
+    # MXFP4's exponents are those of bfloat16, and beyond float16.
+    Row("mxfp4-8",    Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
+    Row("mxfp4-16",   Schedule(64, 16, 128, 2, 4, 6),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
+    Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16", "MXFP4, at most 64 rows of BF16", HMMA_ANY),
+    Row("mxfp4-256",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= FEW and p.x == "bf16", "MXFP4, at most 256 rows of BF16", HMMA_ANY),
+    Row("int4-8",     Schedule(64, 8, 64, 2, 5, 6),     EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
+    Row("int4-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "int4", 128), "INT4 in groups of 128, at most 16 rows of 16 bits", HMMA),
+    Row("int4-256",   Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(FEW, "int4", 128), "INT4 in groups of 128, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("int4-g64",   Schedule(64, 16, 32, 2, 5, 6),    EVERY, _streamed(16, "int4", 64), "INT4 in groups of 64, at most 16 rows of 16 bits", HMMA),
+    Row("int4-g32",   Schedule(64, 16, 16, 2, 5, 6),    EVERY, _streamed(16, "int4", 32), "INT4 in groups of 32, at most 16 rows of 16 bits", HMMA),
+    Row("blocks-8",   Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
+    Row("blocks-16",  Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA),
+    Row("blocks-64",  Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, "fp8", 64), "FP8 in groups of 64, at most 64 rows of 16 bits", HMMA_ANY),
+    Row("blocks-256", Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(FEW, "fp8", 64), "FP8 in groups of 64, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("rows-8",     Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
+    Row("rows-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(16)(p), "FP8 rows, at most 16 rows of 16 bits", HMMA),
+    Row("rows-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(64)(p), "FP8 rows, at most 64 rows of 16 bits", HMMA_ANY),
+    Row("rows-256",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(FEW)(p), "FP8 rows, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("widened",    Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA),
 )
 
 SCALED: tuple[Row, ...] = (
-    Row("scaled-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, lambda p: p.m <= 16 and p.group % 128 == 0, "FP8 in groups of 128 or rows, at most 16 rows", f"{HMMA}|{QMMA}"),
-    Row("scaled-64", Schedule(128, 64, 128, 8, 3, 2),  EVERY, lambda p: p.m <= 64 and p.group % 128 == 0, "FP8 in groups of 128 or rows, at most 64 rows", FP8_ANY),
-    Row("scaled",    Schedule(128, 128, 128, 8, 3, 1), EVERY, lambda p: p.group % 128 == 0, "FP8 in groups of 128 or rows", FP8_ANY),
+    Row("blocks-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, _grouped(16), "FP8 in groups of 128, at most 16 rows", f"{HMMA}|{QMMA}"),
+    Row("blocks-64", Schedule(128, 64, 128, 8, 3, 2),  EVERY, _grouped(64), "FP8 in groups of 128, at most 64 rows", FP8_ANY),
+    Row("blocks",    Schedule(128, 128, 128, 8, 3, 1), EVERY, _grouped(ANY), "FP8 in groups of 128", FP8_ANY),
+    Row("rows-16",   Schedule(64, 16, 128, 2, 4, 6),   EVERY, _by_row(16), "FP8 rows, at most 16 of x", f"{HMMA}|{QMMA}"),
+    Row("rows-64",   Schedule(128, 64, 128, 8, 3, 2),  EVERY, _by_row(64), "FP8 rows, at most 64 of x", FP8_ANY),
+    Row("rows",      Schedule(128, 128, 128, 8, 3, 1), EVERY, _by_row(ANY), "FP8 rows", FP8_ANY),
 )
 
 BLOCKSCALED: tuple[Row, ...] = (
-    Row("blocks-16", Schedule(128, 16, 256, 4, 3, 4),  CONSUMER, lambda p: p.m <= 16, "at most 16 rows", OMMA, FP4_UNITS),
-    Row("blocks-64", Schedule(128, 64, 256, 8, 3, 2),  CONSUMER, lambda p: p.m <= 64, "at most 64 rows", OMMA, FP4_UNITS),
-    Row("blocks",    Schedule(128, 128, 256, 8, 3, 1), CONSUMER, lambda p: True, "everything", OMMA, FP4_UNITS),
-    Row("blocks-tc", Schedule(128, 128, 256, 8, 3, 1), DATACENTER, lambda p: True, "everything", UTCOMMA, FP4_UNITS),
+    Row("fp4-16",    Schedule(128, 16, 256, 4, 3, 4),  CONSUMER, lambda p: p.m <= 16, "at most 16 rows", OMMA, FP4_UNITS),
+    Row("fp4-64",    Schedule(128, 64, 256, 8, 3, 2),  CONSUMER, lambda p: p.m <= 64, "at most 64 rows", OMMA, FP4_UNITS),
+    Row("fp4",       Schedule(128, 128, 256, 8, 3, 1), CONSUMER, lambda p: True, "everything", OMMA, FP4_UNITS),
+    Row("fp4-tc",    Schedule(128, 128, 256, 8, 3, 1), DATACENTER, lambda p: True, "everything", UTCOMMA, FP4_UNITS),
 )
 
 EXPANDED: tuple[Row, ...] = (
-    Row("expanded-16", Schedule(64, 16, 128, 2, 4, 6), EVERY - AMPERE, lambda p: p.m <= 16, "at most 16 rows", f"{HMMA}|{QMMA}", FP8_UNITS),
-    Row("expanded-64", Schedule(128, 64, 64, 8, 4, 2), EVERY - AMPERE, lambda p: p.m <= 64, "at most 64 rows", FP8_ANY, FP8_UNITS),
-    Row("expanded",  Schedule(128, 128, 64, 8, 4, 1),  EVERY - AMPERE, lambda p: True, "everything", FP8_ANY, FP8_UNITS),
+    Row("nvfp4-16",  Schedule(64, 16, 128, 2, 4, 6), EVERY - AMPERE, lambda p: p.kind == "nvfp4" and p.m <= 16, "NVFP4, at most 16 rows", f"{HMMA}|{QMMA}", FP8_UNITS),
+    Row("nvfp4-64",  Schedule(128, 64, 64, 8, 4, 2), EVERY - AMPERE, lambda p: p.kind == "nvfp4" and p.m <= 64, "NVFP4, at most 64 rows", FP8_ANY, FP8_UNITS),
+    Row("nvfp4",     Schedule(128, 128, 64, 8, 4, 1), EVERY - AMPERE, lambda p: p.kind == "nvfp4", "NVFP4", FP8_ANY, FP8_UNITS),
+    Row("mxfp4-16",  Schedule(64, 16, 128, 2, 4, 6), EVERY - AMPERE, lambda p: p.m <= 16, "at most 16 rows", f"{HMMA}|{QMMA}", FP8_UNITS),
+    Row("mxfp4-64",  Schedule(128, 64, 64, 8, 4, 2), EVERY - AMPERE, lambda p: p.m <= 64, "at most 64 rows", FP8_ANY, FP8_UNITS),
+    Row("mxfp4",     Schedule(128, 128, 64, 8, 4, 1), EVERY - AMPERE - CONSUMER, lambda p: True, "everything", FP8_ANY, FP8_UNITS),
+    Row("mxfp4-low", Schedule(128, 64, 64, 8, 4, 1), CONSUMER, lambda p: True, "everything", QMMA, FP8_UNITS),  # taller tiles spill
 )
 
 REDUCE: tuple[Row, ...] = (

@@ -46,7 +46,7 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     # Those that are widened to half precision first, by the table's last row.
     rounded = x == "bf16" and (m > 256 or form == "int4-64" and m > 16)
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
-    if "w4a8" in options:
+    if "w4a8" in options and form == "nvfp4":
         limit = ("matmul", "expanded")
     size = "small" if n * k < 1 << 18 else "model"
     name = "-".join(filter(None, (form, f"{m}x{n}x{k}", x, *options.split())))
@@ -103,6 +103,8 @@ QUANTIZED: tuple[Case, ...] = (
     _case("nvfp4", 3, 70, 1040, "bf16", "w4a8 bias"),
     _case("nvfp4", 33, 140, 304, "fp16", "w4a8 wide"),
     _case("nvfp4", 70, 40, 512, "bf16", "w4a8"),
+    _case("mxfp4", 3, 70, 1056, "bf16", "w4a8 wide bias"),
+    _case("mxfp4", 40, 140, 352, "bf16", "w4a8"),
 )
 MODEL: tuple[Case, ...] = tuple(
     _case(form, m, n, k)
@@ -114,16 +116,20 @@ MODEL: tuple[Case, ...] = tuple(
     for n, k in shapes
     for m in ROWS
 )
-MODEL_QUANTIZED: tuple[Case, ...] = tuple(
-    _case(form, m, n, k, "bf16", "w8a8")
-    for form in ("fp8-block", "fp8-rows")
-    for n, k in FP8
-    for m in ROWS
-) + tuple(
-    _case("nvfp4", m, n, k, "bf16", arithmetic)
-    for arithmetic in ("w4a4", "w4a8")
-    for n, k in FP4
-    for m in ROWS
+MODEL_QUANTIZED: tuple[Case, ...] = (
+    tuple(
+        _case(form, m, n, k, "bf16", "w8a8")
+        for form in ("fp8-block", "fp8-rows")
+        for n, k in FP8
+        for m in ROWS
+    )
+    + tuple(
+        _case("nvfp4", m, n, k, "bf16", arithmetic)
+        for arithmetic in ("w4a4", "w4a8")
+        for n, k in FP4
+        for m in ROWS
+    )
+    + tuple(_case("mxfp4", m, 6144, 4096, "bf16", "w4a8") for m in ROWS)
 )
 CASES = (
     *SMALL,
