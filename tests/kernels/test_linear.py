@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from sparkwell.formats.floats import e2m1_decode, e4m3_decode
+from sparkwell.formats.fp8 import Fp8Rows
 from sparkwell.ops.activation import swiglu, swiglu_quantized
 from sparkwell.ops.device import as_target
 from sparkwell.ops.kernels import nibbles
 from sparkwell.ops.linear import linear
 from sparkwell.ops.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from sparkwell.ops.quantize import quantize_activations
+from sparkwell.testing import assert_matches
 from sparkwell.verify.case import Case, Maker
 from sparkwell.verify.cases.linear import CASES
 
@@ -174,3 +176,18 @@ def test_mxfp4_scales_far_apart_stay_exact_in_fp8(cpu: torch.device) -> None:
         got = case.call(dict(inputs), "kernel")
     size = want.abs().amax(0).clamp(min=1e-38)
     assert ((got - want).abs() / size).max() < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_of_a_weight_beyond_2_to_31_bytes(dtype: torch.dtype, cpu: torch.device) -> None:
+    """bf16: streamed; fp32: widened.  Pages that nothing touches are never there."""
+    stride, n, k = 1 << 26, 34, 64
+    make = Maker(cpu)
+    values = torch.empty(stride * n, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    values = values.as_strided((n, k), (stride, 1))
+    values.copy_(make.randn(n, k).to(torch.float8_e4m3fn))
+    weight = Fp8Rows(values, make.randn(n).abs())
+    x = make.randn(2, k).to(dtype)
+    with as_target("sm_121"):
+        got = linear(x, weight, out_dtype=torch.float32, backend="kernel")
+    assert_matches(got, linear(x, weight, out_dtype=torch.float32), "matmul", "fp32")

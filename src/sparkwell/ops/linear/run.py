@@ -137,10 +137,10 @@ def add_parts(
     """y = factor * (the sum of its parts, in order) + bias.  [P, m, n] -> [m, n]"""
     count, m, n = parts_of_y.shape
     reduced = pick("linear", REDUCE, choice.problem, choice.target)
-    block = reduced.schedule.block
+    s = reduced.schedule
     launch(
-        reduce_kernel, (m, triton.cdiv(n, block)), y, parts_of_y, factor, bias, count, m, n,
-        choice=reduced, BLOCK=block,
+        reduce_kernel, (m, triton.cdiv(n, s.block)), y, parts_of_y, factor, bias, count, m, n,
+        choice=reduced, AT_ONCE=s.at_once, BLOCK=s.block,
     )  # fmt: skip
 
 

@@ -61,9 +61,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Reduce:
-    """block: columns of y that a block adds up."""
+    """block: columns of y that a block adds up, of at_once parts at a time."""
 
     block: int
+    at_once: int
     num_warps: int
     num_stages: int = 1
 
@@ -179,13 +180,13 @@ ANY = 1 << 62
 # fmt: off
 TABLE: tuple[Row, ...] = (
     #   name          n    m  bytes warps stages fill  targets
-    Row("nvfp4-8",    Schedule(64, 8, 128, 2, 4, 6),    EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
-    Row("nvfp4-16",   Schedule(64, 16, 128, 2, 4, 6),   EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
+    Row("nvfp4-8",    Schedule(64, 8, 128, 2, 3, 6),    EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    Row("nvfp4-16",   Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
     Row("nvfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, "nvfp4"), "NVFP4, at most 64 rows of 16 bits", HMMA_ANY),
     Row("nvfp4-256",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(FEW, "nvfp4"), "NVFP4, at most 256 rows of 16 bits", HMMA_ANY),
     # MXFP4's exponents are those of bfloat16, and beyond float16.
-    Row("mxfp4-8",    Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
-    Row("mxfp4-16",   Schedule(64, 16, 128, 2, 4, 6),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
+    Row("mxfp4-8",    Schedule(64, 8, 128, 2, 3, 6),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
+    Row("mxfp4-16",   Schedule(64, 16, 128, 2, 3, 6),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
     Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16", "MXFP4, at most 64 rows of BF16", HMMA_ANY),
     Row("mxfp4-256",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= FEW and p.x == "bf16", "MXFP4, at most 256 rows of BF16", HMMA_ANY),
     Row("int4-8",     Schedule(64, 8, 64, 2, 5, 6),     EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
@@ -231,6 +232,6 @@ EXPANDED: tuple[Row, ...] = (
 )
 
 REDUCE: tuple[Row, ...] = (
-    Row("reduce",    Reduce(512, 4),                   EVERY, lambda p: True, "every width", NO_MMA),
+    Row("reduce",    Reduce(128, 16, 4),                   EVERY, lambda p: True, "every width", NO_MMA),
 )
 # fmt: on

@@ -121,16 +121,18 @@ def streamed_kernel(
 
 @triton.jit
 def reduce_kernel(
-    y_ptr, part_ptr, factor_ptr, bias_ptr, parts, m, n, BLOCK: tl.constexpr
+    y_ptr, part_ptr, factor_ptr, bias_ptr, parts, m, n, AT_ONCE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = col < n
 
     total = tl.zeros((BLOCK,), tl.float32)
-    for part in range(parts):  # in order: the same sum every time
-        at = part_ptr + (row + tl.cast(part, tl.int64) * m) * n
-        total += tl.load(at + col, mask=mask, other=0.0)
+    for first in range(0, parts, AT_ONCE):  # always in the same order
+        part = first + tl.arange(0, AT_ONCE)
+        at = part_ptr + (row + part[:, None].to(tl.int64) * m) * n + col[None, :]
+        held = (part < parts)[:, None] & mask[None, :]
+        total += tl.sum(tl.load(at, mask=held, other=0.0), 0)
     if factor_ptr is not None:
         total *= tl.load(factor_ptr + col, mask=mask, other=0.0)
     if bias_ptr is not None:
