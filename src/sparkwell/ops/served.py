@@ -4,4 +4,4 @@ By the names of `formats.kind`.  Plain tensors always are; on a CPU the referenc
 """
 
 LINEAR: frozenset[str] = frozenset({"Fp8Block", "Fp8Rows", "Nvfp4", "Mxfp4", "Int4Group"})
-EXPERTS: frozenset[str] = frozenset()
+EXPERTS: frozenset[str] = LINEAR

@@ -113,9 +113,11 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     wgmma and tcgen05 read buffers while others fill: they keep one more of what they read there,
     which a weight that is converted on the way is not.  Neither turns the result in one piece.
     """
-    if s.num_stages == 1:
-        return 0
     step, halves = s.step(p.group), 2 if p.gated else 1
+    if p.type == "fp32":  # one operand pair at a time
+        return 4 * step * (s.block_m + s.block_n)
+    if s.num_stages == 1:
+        return p.result * s.block_m * s.block_n
     rows = halves * s.block_n
     eight = p.type == "fp8"
     x = (1 if eight else 2) * s.block_m * step
