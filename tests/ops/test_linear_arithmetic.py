@@ -14,11 +14,16 @@ from sparkwell.formats import (
 )
 from sparkwell.formats.fp8 import quantize_fp8_tokens
 from sparkwell.formats.nvfp4 import quantize_nvfp4, quantize_nvfp4_tokens
-from sparkwell.hardware.targets import target
+from sparkwell.hardware.targets import TensorPath, target
 from sparkwell.ops.device import as_target
-from sparkwell.ops.linear import linear, linear_decision, quantized_linear_reference
+from sparkwell.ops.linear import (
+    linear,
+    linear_decision,
+    linear_in_words,
+    quantized_linear_reference,
+)
 from sparkwell.ops.linear.arithmetic import memory_bound_rows, product_like
-from sparkwell.ops.linear.schedule import TABLE, Problem, Schedule, parts
+from sparkwell.ops.linear.schedule import TABLE, Problem, Schedule, few_rows, parts
 from sparkwell.ops.schedule import pick
 
 META = torch.device("meta")
@@ -168,3 +173,19 @@ def test_no_row_is_refused_without_a_reason() -> None:
     assert choice.row.name == "widened"
     reasons = [row.refusal(problem, target("sm_80")) for row in TABLE[:-1]]
     assert all(reason and reason.startswith("serves ") for reason in reasons)
+
+
+def test_few_rows_are_what_widening_costs() -> None:
+    """4.5 bytes a weight against what the streamed product loses: 2 / 0.35 - 2 / 0.9 of a flop."""
+    assert few_rows(900e12, 4.5e12, TensorPath.WGMMA) == int(900 / (2 / 0.35 - 2 / 0.9))
+    assert few_rows(1e12, 1e10, TensorPath.MMA_SYNC) == int(450 / (2 / 0.55 - 2 / 0.9))
+
+
+def test_in_words() -> None:
+    with as_target("sm_121", sms=48) as device:
+        most = memory_bound_rows(nvfp4(), device)
+        assert linear_in_words(nvfp4(), META) == f"w4a16 up to {most} rows, then w4a4"
+    with as_target("sm_90"):
+        said = linear_in_words(nvfp4(), META)
+        assert said == "w4a16 (not w4a4: sm_90 has no FP4_BLOCK_MMA)"
+        assert linear_in_words(rows(1), META) == "w16a16 (a plain weight)"

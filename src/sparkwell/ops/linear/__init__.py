@@ -1,6 +1,6 @@
 """Linear layers on weights of every format."""
 
-from sparkwell.ops.linear.api import linear, linear_decision
+from sparkwell.ops.linear.api import linear, linear_decision, linear_in_words
 from sparkwell.ops.linear.arithmetic import ARITHMETICS, Decision
 from sparkwell.ops.linear.reference import (
     activations_reference,
@@ -17,6 +17,7 @@ __all__ = [
     "fp8_block_gemm_reference",
     "linear",
     "linear_decision",
+    "linear_in_words",
     "linear_reference",
     "quantized_gemm_reference",
     "quantized_linear_reference",

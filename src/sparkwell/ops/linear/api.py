@@ -16,6 +16,7 @@ from sparkwell.ops.linear.arithmetic import (
     check_arithmetic,
     check_pair,
     decide,
+    memory_bound_rows,
 )
 from sparkwell.ops.linear.reference import (
     linear_reference,
@@ -45,8 +46,9 @@ def linear(
         or NVFP4 first; "auto": the former on CPU tensors, elsewhere what `linear_decision` says.
 
     Returns [..., N]; products and sums are fp32, cast once.  On a GPU:
-    as it is: weights and products are exact; from 257 rows on, or for fp32 x, the weight is first
-        rounded to x's type.  NaN codes of FP8 and of scales read as 480, E8M0's as infinity.
+    as it is: weights and products are exact; for more than some hundred rows (`few_rows`), or fp32
+        x, the weight is rounded to x's type first.  NaN codes of FP8 and of scales read as 480,
+        E8M0's as infinity.
     "w8a8", "w4a4": the products of codes are exact; sums of 128 columns as the FP8 units add.
     "w4a8": NVFP4's e2m1 * scale is rounded to e4m3, a relative error of at most 2^-4 a weight;
         MXFP4's is exact where a row's scales of 128 or 256 columns differ by at most 2^14.
@@ -90,6 +92,16 @@ def linear_decision(x: torch.Tensor, weight: Weight, arithmetic: str = "auto") -
     Raises as `linear` does.
     """
     return decide(x.numel() // max(1, x.shape[-1]), weight, device_of(x.device), arithmetic)
+
+
+def linear_in_words(weight: Weight, device: torch.device) -> str:
+    """What `linear` does with a weight on a device, for logs: "w4a16 up to 50 rows, then w4a4"."""
+    here = device_of(device)
+    few, many = decide(1, weight, here), decide(1 << 30, weight, here)
+    if few.arithmetic == many.arithmetic:
+        return f"{few.arithmetic} ({few.why})"
+    assert isinstance(weight, Quantized)
+    return f"{few.arithmetic} up to {memory_bound_rows(weight, here)} rows, then {many.arithmetic}"
 
 
 def _check(x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor | None) -> None:

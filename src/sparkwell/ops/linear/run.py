@@ -11,11 +11,12 @@ from sparkwell.formats.int4 import Int4Group
 from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import QuantizedTensor
-from sparkwell.ops.device import device_of
+from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
+from sparkwell.ops.linear.arithmetic import product_like
 from sparkwell.ops.linear.kernels.streamed import reduce_kernel, streamed_kernel
 from sparkwell.ops.linear.kernels.widen import widen_kernel
-from sparkwell.ops.linear.schedule import REDUCE, TABLE, Parts, Problem, parts, shared
+from sparkwell.ops.linear.schedule import REDUCE, TABLE, Parts, Problem, few_rows, parts, shared
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import Choice, pick
 
@@ -63,7 +64,7 @@ def operand(weight: QuantizedTensor) -> Operand:
     return Operand("int4", codes, scales, zeros, None, weight.group)
 
 
-def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int) -> Problem:
+def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int, device: Device) -> Problem:
     """What selection is told of a product of `m` rows of x."""
     n, k = weight.shape
     if isinstance(weight, Fp8Block | Fp8Rows):
@@ -73,7 +74,9 @@ def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int) -> Problem:
     else:
         kind, group = ("nvfp4", 16) if isinstance(weight, Nvfp4) else ("mxfp4", 32)
     zeros = isinstance(weight, Int4Group) and weight.zeros is not None
-    return Problem(m, n, k, kind, FLOATS[x.dtype], group, zeros)
+    gpu = product_like(device)
+    few = few_rows(gpu.peaks["bf16"].value, gpu.bandwidth.value, device.target.tensor_path)
+    return Problem(m, n, k, kind, FLOATS[x.dtype], group, zeros, few)
 
 
 def multiply_as_is(
@@ -85,7 +88,7 @@ def multiply_as_is(
     if isinstance(weight, Int4Group) and weight.order is not None:
         rows = rows.index_select(1, weight.order)
     device = device_of(x.device)
-    problem = problem_of(x, weight, len(rows))
+    problem = problem_of(x, weight, len(rows), device)
     choice = pick("linear", TABLE, problem, device.target, shared=shared)
     held = operand(weight)
     if choice.schedule.fill:

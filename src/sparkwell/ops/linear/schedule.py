@@ -28,6 +28,7 @@ class Problem:
     kind: of the weight: "nvfp4", "mxfp4", "int4", "fp8"; "fp4": NVFP4 both, with block scales.
     x: "bf16", "fp16", "fp32", "fp8", "fp4".
     group: columns of a scale; 0: scales are per row only.  zeros: whether groups have zero points.
+    few: rows of x up to which a weight that is widened first does not pay.
     """
 
     m: int
@@ -37,6 +38,7 @@ class Problem:
     x: str
     group: int
     zeros: bool = False
+    few: int = 256
 
     @property
     def width(self) -> int:
@@ -75,6 +77,17 @@ class Parts:
 
     chunk: int
     count: int
+
+
+def few_rows(peak: float, bandwidth: float, path: TensorPath) -> int:
+    """Rows of x up to which a weight is better streamed than widened first.
+
+    peak: of 16-bit products.  Widening moves about 4.5 bytes a weight more; its product then runs
+    at 0.9 of the peak, the streamed one, by a model that was not timed, at 0.55 where matrix units
+    read registers, 0.35 where they read shared memory.
+    """
+    streamed = 0.55 if path is TensorPath.MMA_SYNC else 0.35
+    return int(4.5 / bandwidth * peak / (2 / streamed - 2 / 0.9))
 
 
 def parts(p: Problem, s: Schedule, sms: int) -> Parts:
@@ -138,7 +151,7 @@ def expanded_shared(p: Problem, s: Schedule, target: Target) -> int:
 
 
 CONSUMER, DATACENTER = frozenset({120, 121}), frozenset({100, 103})
-AMPERE = frozenset({80, 86})
+AMPERE, ADA = frozenset({80, 86}), frozenset({89})
 FP4_UNITS, FP8_UNITS = Feature.FP4_BLOCK_MMA, Feature.FP8_MMA
 OMMA = r"\bOMMA\b"  # 4-bit mma.sync with block scales
 UTCOMMA = r"\bUTCOMMA\b"  # 4-bit tcgen05 with block scales
@@ -147,10 +160,10 @@ HMMA_ANY = f"{HMMA}|{HGMMA}|{UTCHMMA}"
 
 
 def _streamed(most: int, kind: str, step: int = 0) -> Callable[[Problem], bool]:
-    """Whether the kernel serves at most `most` rows; step: columns that have one scale, 0: any."""
+    """Whether the kernel serves at most `most` rows, 0: a few; step: columns that have one scale."""
 
     def serves(p: Problem) -> bool:
-        return p.kind == kind and p.m <= most and p.x in ("bf16", "fp16") and _steps(p, step)
+        return p.kind == kind and p.m <= (most or p.few) and _half(p) and _steps(p, step)
 
     return serves
 
@@ -174,7 +187,6 @@ def _half(p: Problem) -> bool:
     return p.x in ("bf16", "fp16")
 
 
-FEW = 256  # rows of x up to which a widened weight does not pay; modelled, not timed
 ANY = 1 << 62
 
 # fmt: off
@@ -183,25 +195,25 @@ TABLE: tuple[Row, ...] = (
     Row("nvfp4-8",    Schedule(64, 8, 128, 2, 3, 6),    EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
     Row("nvfp4-16",   Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
     Row("nvfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, "nvfp4"), "NVFP4, at most 64 rows of 16 bits", HMMA_ANY),
-    Row("nvfp4-256",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(FEW, "nvfp4"), "NVFP4, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("nvfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(0, "nvfp4"), "NVFP4, few rows of 16 bits", HMMA_ANY),
     # MXFP4's exponents are those of bfloat16, and beyond float16.
     Row("mxfp4-8",    Schedule(64, 8, 128, 2, 3, 6),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
     Row("mxfp4-16",   Schedule(64, 16, 128, 2, 3, 6),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
     Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16", "MXFP4, at most 64 rows of BF16", HMMA_ANY),
-    Row("mxfp4-256",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= FEW and p.x == "bf16", "MXFP4, at most 256 rows of BF16", HMMA_ANY),
+    Row("mxfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= p.few and p.x == "bf16", "MXFP4, few rows of BF16", HMMA_ANY),
     Row("int4-8",     Schedule(64, 8, 64, 2, 5, 6),     EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
     Row("int4-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "int4", 128), "INT4 in groups of 128, at most 16 rows of 16 bits", HMMA),
-    Row("int4-256",   Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(FEW, "int4", 128), "INT4 in groups of 128, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("int4-few",   Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(0, "int4", 128), "INT4 in groups of 128, few rows of 16 bits", HMMA_ANY),
     Row("int4-g64",   Schedule(64, 16, 32, 2, 5, 6),    EVERY, _streamed(16, "int4", 64), "INT4 in groups of 64, at most 16 rows of 16 bits", HMMA),
     Row("int4-g32",   Schedule(64, 16, 16, 2, 5, 6),    EVERY, _streamed(16, "int4", 32), "INT4 in groups of 32, at most 16 rows of 16 bits", HMMA),
     Row("blocks-8",   Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
     Row("blocks-16",  Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA),
     Row("blocks-64",  Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, "fp8", 64), "FP8 in groups of 64, at most 64 rows of 16 bits", HMMA_ANY),
-    Row("blocks-256", Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(FEW, "fp8", 64), "FP8 in groups of 64, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("blocks-few", Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(0, "fp8", 64), "FP8 in groups of 64, few rows of 16 bits", HMMA_ANY),
     Row("rows-8",     Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
     Row("rows-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(16)(p), "FP8 rows, at most 16 rows of 16 bits", HMMA),
     Row("rows-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(64)(p), "FP8 rows, at most 64 rows of 16 bits", HMMA_ANY),
-    Row("rows-256",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(FEW)(p), "FP8 rows, at most 256 rows of 16 bits", HMMA_ANY),
+    Row("rows-few",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(p.few)(p), "FP8 rows, few rows of 16 bits", HMMA_ANY),
     Row("widened",    Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA),
 )
 
@@ -224,7 +236,8 @@ BLOCKSCALED: tuple[Row, ...] = (
 EXPANDED: tuple[Row, ...] = (
     Row("nvfp4-16",  Schedule(64, 16, 128, 2, 4, 6), EVERY - AMPERE, lambda p: p.kind == "nvfp4" and p.m <= 16, "NVFP4, at most 16 rows", f"{HMMA}|{QMMA}", FP8_UNITS),
     Row("nvfp4-64",  Schedule(128, 64, 64, 8, 4, 2), EVERY - AMPERE, lambda p: p.kind == "nvfp4" and p.m <= 64, "NVFP4, at most 64 rows", FP8_ANY, FP8_UNITS),
-    Row("nvfp4",     Schedule(128, 128, 64, 8, 4, 1), EVERY - AMPERE, lambda p: p.kind == "nvfp4", "NVFP4", FP8_ANY, FP8_UNITS),
+    Row("nvfp4",     Schedule(128, 128, 64, 8, 4, 1), EVERY - AMPERE - ADA, lambda p: p.kind == "nvfp4", "NVFP4", FP8_ANY, FP8_UNITS),
+    Row("nvfp4-low", Schedule(128, 64, 64, 8, 4, 1), ADA, lambda p: p.kind == "nvfp4", "NVFP4", QMMA, FP8_UNITS),  # taller tiles spill
     Row("mxfp4-16",  Schedule(64, 16, 128, 2, 4, 6), EVERY - AMPERE, lambda p: p.m <= 16, "at most 16 rows", f"{HMMA}|{QMMA}", FP8_UNITS),
     Row("mxfp4-64",  Schedule(128, 64, 64, 8, 4, 2), EVERY - AMPERE, lambda p: p.m <= 64, "at most 64 rows", FP8_ANY, FP8_UNITS),
     Row("mxfp4",     Schedule(128, 128, 64, 8, 4, 1), EVERY - AMPERE - CONSUMER, lambda p: True, "everything", FP8_ANY, FP8_UNITS),

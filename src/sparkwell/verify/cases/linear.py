@@ -44,7 +44,7 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     make = partial(_inputs, form=form, shape=(m, n, k), x=x, options=options)
     exact = x == "fp32" or "wide" in options
     # Those that are widened to half precision first, by the table's last row.
-    rounded = x == "bf16" and (m > 256 or form == "int4-64" and m > 16)
+    rounded = x == "bf16" and (m > 2000 or form == "int4-64" and m > 16)
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
     if "w4a8" in options and form == "nvfp4":
         limit = ("matmul", "expanded")
@@ -55,7 +55,7 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
 
 FP4 = ((6144, 4096), (28672, 4096), (4096, 14336), (2048, 6144))  # n, k
 FP8 = ((7168, 2048), (4096, 7168), (24576, 1536))
-ROWS = (1, 4, 16, 64, 256, 4096)
+ROWS = (1, 4, 16, 64, 128, 256, 4096)
 
 SMALL: tuple[Case, ...] = (
     _case("nvfp4", 1, 70, 304, "bf16", "bias"),
@@ -65,7 +65,7 @@ SMALL: tuple[Case, ...] = (
     _case("nvfp4", 40, 130, 400, "bf16"),
     _case("nvfp4", 70, 140, 208, "fp16", "wide"),
     _case("nvfp4", 2, 33, 48, "fp32", "bias"),
-    _case("nvfp4", 300, 20, 48, "bf16", "wide"),
+    _case("nvfp4", 2100, 10, 48, "bf16", "wide"),
     _case("nvfp4", 0, 20, 48, "bf16"),
     _case("mxfp4", 2, 70, 352, "bf16", "bias"),
     _case("mxfp4", 9, 66, 512, "bf16", "wide"),
@@ -78,6 +78,7 @@ SMALL: tuple[Case, ...] = (
     _case("int4-32", 5, 66, 224, "bf16", "wide"),
     _case("int4-ordered", 3, 40, 96, "bf16", "wide"),
     _case("int4", 2, 40, 128, "fp32"),
+    _case("int4-ordered", 3, 40, 96, "fp32"),
     _case("fp8-block", 3, 140, 400, "bf16", "bias"),
     _case("fp8-block", 10, 140, 300, "fp16", "wide"),
     _case("fp8-block", 33, 140, 200, "bf16"),
@@ -96,6 +97,7 @@ QUANTIZED: tuple[Case, ...] = (
     _case("fp8-rows", 33, 140, 300, "fp16", "w8a8 wide"),
     _case("fp8-rows", 130, 40, 130, "bf16", "w8a8"),
     _case("fp8-rows", 0, 40, 130, "bf16", "w8a8"),
+    _case("fp8-block", 3, 600, 130, "bf16", "w8a8 wide"),
     _case("nvfp4", 3, 140, 304, "bf16", "w4a4 bias"),
     _case("nvfp4", 17, 130, 1040, "fp16", "w4a4 wide"),
     _case("nvfp4", 70, 140, 512, "bf16", "w4a4"),
