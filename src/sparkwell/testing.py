@@ -29,6 +29,8 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("experts", "bf16"): Tolerance(4e-2, 2**-6, 2e-5),
     # A value at the edge of two codes of e4m3 may get the other one: 2^-4 of a term.
     ("experts", "fp8"): Tolerance(1e-1, 2**-5, 1e-4),
+    # ... and of e2m1, whose steps are up to a third of a value.
+    ("experts", "fp4"): Tolerance(6e-1, 2**-4, 1e-3),
     ("experts", "fp16"): Tolerance(5e-3, 2**-9, 2e-7),
     # Weights rounded to bfloat16 first: 2^-9 / sqrt(3) of the size of a sum's terms, five times.
     ("matmul", "rounded"): Tolerance(2e-2, 2**-6, 1e-5),

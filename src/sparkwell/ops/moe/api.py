@@ -4,6 +4,7 @@ import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import Weight, kind
 from sparkwell.ops.backend import choose
 from sparkwell.ops.moe.reference import (
@@ -12,7 +13,7 @@ from sparkwell.ops.moe.reference import (
     route_softmax_reference,
 )
 
-ARITHMETICS = ("auto", "w8a16", "w8a8")
+ARITHMETICS = ("auto", "w4a16", "w4a4", "w8a16", "w8a8")
 
 
 def route_sigmoid(
@@ -107,10 +108,11 @@ def experts(
     first_expert: None: these are all experts.  A number: they are its E consecutive ones of more,
     e = ids[t, j] - first_expert, and those outside [0, E) add nothing (expert parallelism).
 
-    arithmetic: "w8a16": x is multiplied as it is.  "w8a8": x, and what stands between the products,
-    are quantized to e4m3 first, with a scale each 128 columns; both weights are Fp8Blocks then.
-    "auto": the second where the checkpoint was made for it ("fp8-group"), an expert has tokens
-    enough to pay for it and the GPU has FP8 matrix units; the reference leaves x as it is.
+    arithmetic: "w8a16", "w4a16": x is multiplied as it is.  "w8a8", of Fp8Blocks, and "w4a4", of
+    Nvfp4: x, and what stands between the products, are quantized first: to e4m3 with a scale each
+    128 columns; to NVFP4 with a factor each row.  "auto": as the checkpoint was made for
+    ("fp8-group", "nvfp4"), where an expert has tokens enough to pay for it and the GPU has the
+    matrix units; otherwise, and in the reference, x is left as it is.
 
     Returns [T, h] in x's dtype.  Products and sums are fp32, cast once; a kernel casts what stands
     between the two products to x's dtype, too.  Only experts that some token names are read.
@@ -179,10 +181,11 @@ def _check_arithmetic(arithmetic: str, gate_up: Weight, down: Weight) -> None:
         raise BadInput(
             f"experts: arithmetic is {arithmetic!r}, want one of {', '.join(ARITHMETICS)}"
         )
-    if arithmetic != "auto" and not all(isinstance(w, Fp8Block) for w in (gate_up, down)):
+    form = Fp8Block if arithmetic.startswith("w8") else Nvfp4
+    if arithmetic != "auto" and not all(isinstance(w, form) for w in (gate_up, down)):
         raise BadInput(
             f"experts: arithmetic is {arithmetic!r} for weights of {kind(gate_up)} and "
-            f'{kind(down)}, want Fp8Block for both, or "auto"'
+            f'{kind(down)}, want {form.__name__} for both, or "auto"'
         )
 
 

@@ -7,17 +7,30 @@ import triton
 
 from sparkwell.errors import Unsupported
 from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import Weight
+from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import device_of
 from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, product
-from sparkwell.ops.moe.schedule import GROUP, SHORT, TABLE, WHOLE, Problem, height, regular, shared
+from sparkwell.ops.moe.schedule import (
+    FP4_STEP,
+    GROUP,
+    SHORT,
+    TABLE,
+    WHOLE,
+    Problem,
+    height,
+    narrowed,
+    regular,
+    shared,
+)
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
 
 
 def grouped_rows(
-    x: torch.Tensor | Fp8Block,
+    x: torch.Tensor | Fp8Block | Nvfp4,
     weight: Weight,
     layout: str,
     ids: torch.Tensor | None,
@@ -51,12 +64,15 @@ def grouped_rows(
     product(out.view(-1, n), rows, stored, place, choice, problem, add=add)
 
 
-def _rows(x: torch.Tensor | Fp8Block, weight: Operand) -> Rows:
+def _rows(x: torch.Tensor | Fp8Block | Nvfp4, weight: Operand) -> Rows:
     """x as the kernel takes it, [R, K]."""
     k = weight.shape[2]
     if isinstance(x, Fp8Block):
         values = unit_stride(x.values).reshape(-1, k).view(torch.uint8)
         return Rows(values, x.scales.reshape(values.shape[0], -1))
+    if isinstance(x, Nvfp4):
+        codes = unit_stride(x.codes).reshape(-1, k // 2)
+        return Rows(codes, x.scales.reshape(-1, k // 16), x.row_scales.reshape(-1))
     rows = unit_stride(x).reshape(-1, k)
     return Rows(rows if weight.order is None else rows.index_select(1, weight.order))
 
@@ -64,25 +80,35 @@ def _rows(x: torch.Tensor | Fp8Block, weight: Operand) -> Rows:
 def _problem(rows: Rows, weight: Operand, out: torch.Tensor, expected: int, align: int) -> Problem:
     """align: heights of tiles divide it; 0: any do.
 
-    Raises Unsupported where FP8 rows meet another weight.
+    Raises Unsupported where quantized rows meet another weight, or a GPU without units for them.
     """
     num, n, k = weight.shape
-    eight = rows.scales is not None
-    if eight and (weight.kind != "fp8-block" or weight.group % GROUP or k % WHOLE):
-        raise Unsupported(
-            "grouped_linear",
-            f"FP8 rows by {weight.kind} [{num}, {n}, {k}] in groups of {weight.group}",
-            {"w8a8": f"wants FP8 blocks {GROUP} n columns wide, k a multiple of {WHOLE}"},
-            "dequantize the rows first",
-        )
-    kind = "fp8" if eight else TYPES[rows.values.dtype]
+    narrow = "fp4" if rows.factors is not None else "" if rows.scales is None else "fp8"
+    kind = narrow or TYPES[rows.values.dtype]
     if weight.kind == "float" and weight.values.dtype != rows.values.dtype:
         kind = "fp32"
     aligned = weight.aligned and rows.values.stride(0) * rows.values.element_size() % 16 == 0
     tall = height(expected, num)
-    while (align and align % tall) or (eight and k % GROUP and tall == 64):
+    while (align and align % tall) or (narrow == "fp8" and k % GROUP and tall == 64):
         tall = {128: 64, 64: SHORT}[tall]
-    found = Problem(
-        weight.kind, kind, tall, n, k, False, weight.factored, out.element_size(), aligned
-    )
+    size = out.element_size()
+    found = Problem(weight.kind, kind, tall, n, k, False, weight.factored, size, aligned)
+    if narrow:
+        return _quantized(found, weight, device_of(out.device).target)
     return found if regular(found) else replace(found, height=SHORT)
+
+
+def _quantized(p: Problem, weight: Operand, target: Target) -> Problem:
+    """The same product, of rows that are quantized."""
+    step, form = (WHOLE, "fp8-block") if p.type == "fp8" else (FP4_STEP, "nvfp4")
+    why = None
+    if weight.kind != form or p.group % GROUP or p.k % step or not regular(p):
+        blocks = f" in blocks {GROUP} n columns wide" if p.type == "fp8" else ""
+        why = f"wants {form} weights{blocks}, k of {step} n, rows at multiples of 16 bytes"
+    elif p.type == "fp4" and target.missing(Feature.FP4_BLOCK_MMA):
+        why = f"{target.name} has no matrix units that take block scales"
+    if why:
+        what = f"{p.type} rows by {weight.kind} {list(weight.shape)} in groups of {weight.group}"
+        refused = {"quantized": why}
+        raise Unsupported("grouped_linear", what, refused, "dequantize the rows first")
+    return narrowed(p, p.type, target)

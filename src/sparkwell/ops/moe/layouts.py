@@ -1,20 +1,24 @@
 """`grouped_linear`, a linear layer whose weight is that of a row's group, and its reference."""
 
+from typing import TypeAlias
+
 import torch
 from torch.nn import functional
 
 from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import Weight, dequantize, select
 from sparkwell.ops.backend import choose
 from sparkwell.ops.ragged import shown
 
+Rows: TypeAlias = torch.Tensor | Fp8Block | Nvfp4
 LAYOUTS = ("rows", "ends", "counted")
 SMALLEST = 16  # rows that a group's first row is a multiple of
 
 
 def grouped_linear(
-    x: torch.Tensor | Fp8Block,
+    x: Rows,
     weight: Weight,
     groups: torch.Tensor | None,
     *,
@@ -28,8 +32,8 @@ def grouped_linear(
 ) -> torch.Tensor:
     """y[r] = weight[g(r)] x[r] + add[r].
 
-    x: [R, K], for "counted" [G, M, K], fp32/bf16/fp16; or an Fp8Block with blocks of 1 x 128, whose
-    products with an Fp8Block are of e4m3.
+    x: [R, K], for "counted" [G, M, K], fp32/bf16/fp16; or an Fp8Block with blocks of 1 x 128, for
+    an Fp8Block; or Nvfp4, for Nvfp4 where matrix units take block scales.
     weight: [G, N, K], a float tensor or a quantized one.
     groups: int32 on x's device; None: one group has all rows.
     layout: "rows": groups [R] is each row's, -1 for none; of the rows from alignment n to alignment
@@ -40,17 +44,17 @@ def grouped_linear(
     add: [R, N] or [G, M, N], or None; may be `out`.
     expected_rows: of a group, for choosing a tile; changes no result.
     out: where the result goes; None: a new tensor of out_dtype.
-    out_dtype: None: x's, for an Fp8Block bfloat16.
+    out_dtype: None: x's, for a quantized x bfloat16.
 
     Returns [R, N] or [G, M, N]; products and sums are fp32, cast once.  Rows of no group are 0;
     "ends": those after the last group, "counted": those past the count, hold anything.
     Raises BadInput where shapes or the layout do not fit; Unsupported where no kernel multiplies
     these operands.
     """
-    tensor = x if isinstance(x, torch.Tensor) else x.values
+    tensor = x if isinstance(x, torch.Tensor) else next(iter(x.tensors().values()))
     served_by = choose("grouped_linear", tensor, backend)
     _check(x, weight, groups, layout, alignment)
-    shape = (*tensor.shape[:-1], weight.shape[1])
+    shape = (*x.shape[:-1], weight.shape[1])
     for name, t in (("add", add), ("out", out)):
         if t is not None and (t.shape != shape or not t.is_contiguous()):
             raise BadInput(
@@ -72,7 +76,7 @@ def grouped_linear(
 
 
 def grouped_linear_reference(
-    x: torch.Tensor | Fp8Block,
+    x: Rows,
     weight: Weight,
     groups: torch.Tensor | None,
     *,
@@ -104,7 +108,7 @@ def _members(
 
 
 def _check(
-    x: torch.Tensor | Fp8Block,
+    x: Rows,
     weight: Weight,
     groups: torch.Tensor | None,
     layout: str,

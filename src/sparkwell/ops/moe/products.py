@@ -43,10 +43,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of x: floats, or bytes of e4m3 with a scale for each group of columns."""
+    """Rows of x: floats; bytes of e4m3 with a scale for each group of columns; or NVFP4, bytes of
+    two codes with an e4m3 scale for each 16 columns and a factor for each row."""
 
     values: torch.Tensor
     scales: torch.Tensor | None = None
+    factors: torch.Tensor | None = None
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -71,22 +73,28 @@ def product(
     s, p = choice.schedule, problem
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
+    pointers = weight.pointers
+    if x.factors is not None:  # the units take scales by their type
+        assert weight.scales is not None
+        pointers = (pointers[0], weight.scales.view(torch.float8_e4m3fn), *pointers[2:])
     left = _left(weight.kind, convert, kind, x.scales is not None)
     launch(
         grouped_kernel, (layout.tiles * triton.cdiv(p.n, s.block_n),), y, x.values, x.scales,
-        *weight.pointers, layout.pairs, layout.table, layout.ids, add, layout.first,
+        *pointers, layout.pairs, layout.table, layout.ids, add, x.factors, layout.first,
         layout.experts, p.n, p.k, layout.tiles, layout.per_row, layout.height, layout.slots,
         y.stride(0), *x.strides, 0 if add is None else add.stride(0), *weight.strides,
         choice=choice,
         KIND=weight.kind, GROUP=weight.group, BLOCK_ROWS=weight.block_rows, CONVERT=convert,
         ASM=not interpreting(), LEFT=left, TYPE=kind, LAYOUT=layout.name, ALIGN=layout.align,
         GATED=p.gated, GATHER=gather, SCATTER=scatter, BLOCK_N=s.block_n, BLOCK_M=s.block_m,
-        BLOCK_K=step, EVEN=p.k % step == 0, STAGES=s.num_stages,
+        BLOCK_K=step, EVEN=p.k % step == 0, STAGES=s.num_stages, X_FACTORS=x.factors is not None,
     )  # fmt: skip
 
 
 def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:
     """Type of the product's operands, and whether e4m3 is converted by instructions for it."""
+    if kind == "fp4":
+        return tl.uint8, False
     if kind == "fp8":
         native = not target.missing(Feature.FP8_MMA)
         return (tl.float8e4nv if native else tl.float16), native
@@ -99,7 +107,7 @@ def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:
 def _left(form: str, convert: bool, kind: tl.dtype, both: bool) -> int:
     """The power of two that tiles lack; both: that x's lack, too."""
     if form == "nvfp4":
-        return 128
+        return 1 if kind == tl.uint8 else 128
     if not form.startswith("fp8") or convert or kind == tl.bfloat16:
         return 1
     return 256 * 256 if both else 256

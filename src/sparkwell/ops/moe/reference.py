@@ -8,6 +8,7 @@ Experts: y = sum_j weights_j * down_j(swiglu(gate_up_j(x))).
 import torch
 from torch.nn import functional
 
+from sparkwell.formats.nvfp4 import quantize_nvfp4_tokens
 from sparkwell.formats.weights import Weight, dequantize, select
 from sparkwell.ops.activation import swiglu_reference
 from sparkwell.ops.linear.reference import activations_reference
@@ -75,11 +76,10 @@ def experts_reference(
 
     Each token's sum runs over its experts in ascending id, whatever else is in the batch.
     first_expert: which expert is the first of the E; ids outside them add nothing.
-    arithmetic: "w8a8": what both products multiply is quantized first, each 128 columns of a row.
+    arithmetic: "w8a8": what both products multiply is quantized first, each 128 columns of a row;
+    "w4a4": to NVFP4 with a factor of the row.
     """
-    eight = arithmetic == "w8a8"
-    if eight and not isinstance(gate_up, torch.Tensor):
-        x = activations_reference(x, gate_up, "fp8-group")
+    x = _quantized(x, gate_up, arithmetic)
     ids = ids - (first_expert or 0)
     x = x.float()
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
@@ -92,10 +92,18 @@ def experts_reference(
         if not 0 <= expert < gate_up.shape[0]:
             continue
         hidden = swiglu_reference(functional.linear(x[token], _expert(gate_up, expert)))
-        if eight and not isinstance(down, torch.Tensor):
-            hidden = activations_reference(hidden, down, "fp8-group")
+        hidden = _quantized(hidden, down, arithmetic)
         out.index_add_(0, token, functional.linear(hidden, _expert(down, expert)) * factor)
     return out
+
+
+def _quantized(x: torch.Tensor, weight: Weight, arithmetic: str) -> torch.Tensor:
+    """x as the product with `weight` takes it."""
+    if arithmetic == "w8a8" and not isinstance(weight, torch.Tensor):
+        return activations_reference(x, weight, "fp8-group")
+    if arithmetic == "w4a4":
+        return quantize_nvfp4_tokens(x.float()).dequantize()
+    return x
 
 
 def _expert(weight: Weight, expert: int) -> torch.Tensor:

@@ -10,9 +10,10 @@ import triton
 
 from sparkwell.errors import Unsupported
 from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import Weight
-from sparkwell.hardware.targets import Feature
-from sparkwell.ops.device import Device, device_of
+from sparkwell.hardware.targets import Feature, Target
+from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
@@ -20,6 +21,7 @@ from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, product
 from sparkwell.ops.moe.schedule import (
     COMBINE,
+    FP4_STEP,
     GROUP,
     SHORT,
     SORT,
@@ -28,6 +30,7 @@ from sparkwell.ops.moe.schedule import (
     Problem,
     SortProblem,
     height,
+    narrowed,
     regular,
     shared,
 )
@@ -60,8 +63,9 @@ def experts_rows(
         return out
     ordered = x if up.order is None else x.index_select(1, up.order)
     lift, drop = _problems(ordered, up, back, len(flat))
-    if _eight(lift, drop, gate_up, device_of(x.device), arithmetic):
-        lift, drop = replace(lift, type="fp8"), replace(drop, type="fp8")
+    target = device_of(x.device).target
+    if narrow := _narrow(lift, drop, gate_up, target, arithmetic):
+        lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
     chosen = [_pick(problem, x.device) for problem in (lift, drop)]
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
 
@@ -80,32 +84,52 @@ def _pick(problem: Problem, device: torch.device) -> Choice:
 
 
 def _rows(x: torch.Tensor, problem: Problem) -> Rows:
-    """x as the product takes it: as it is, or quantized each `problem.group` columns."""
-    if problem.type != "fp8":
-        return Rows(x)
-    made = quantize_activations(x, "fp8-group", group=problem.group, backend="kernel")
-    assert isinstance(made, Fp8Block)
-    return Rows(made.values.view(torch.uint8), made.scales)
+    """x as the product takes it: as it is, or quantized."""
+    if problem.type == "fp8":
+        made = quantize_activations(x, "fp8-group", group=problem.group, backend="kernel")
+        assert isinstance(made, Fp8Block)
+        return Rows(made.values.view(torch.uint8), made.scales)
+    if problem.type == "fp4":
+        four = quantize_activations(x, "nvfp4", backend="kernel")
+        assert isinstance(four, Nvfp4)
+        return Rows(four.codes, four.scales, four.row_scales)
+    return Rows(x)
 
 
-def _eight(lift: Problem, drop: Problem, weight: Weight, device: Device, asked: str) -> bool:
-    """Whether both products are of FP8 operands.
+def _narrow(lift: Problem, drop: Problem, weight: Weight, target: Target, asked: str) -> str | None:
+    """Type of both products' operands where x is quantized for them: "fp8", "fp4"; None: it is not.
 
-    Raises Unsupported where that was asked for and a weight's blocks do not allow it.
+    Raises Unsupported where that was asked for and the weights or the GPU do not allow it.
     """
-    fits = all(p.kind == "fp8-block" and p.group % GROUP == 0 == p.k % GROUP for p in (lift, drop))
-    if asked == "w8a8":
-        if fits and regular(lift):
-            return True
+    made_for = getattr(weight, "activations", "none")
+    wanted = {"fp8-group": "w8a8", "nvfp4": "w4a4"}.get(made_for) if asked == "auto" else asked
+    if wanted not in ("w8a8", "w4a4"):
+        return None
+    why = _lacking(wanted, (lift, drop), target)
+    if asked == "auto":
+        units = Feature.FP8_MMA if wanted == "w8a8" else Feature.FP4_BLOCK_MMA
+        if why or lift.height == SHORT or target.missing(units):
+            return None
+    if why:
         raise Unsupported(
             "experts",
-            f"w8a8, {lift}, {drop}",
-            {"w8a8": f"wants rows at multiples of 16 bytes, k and blocks of {GROUP} n columns"},
-            'use arithmetic="w8a16" or "auto"',
+            f"{wanted} on {target.name}, {lift}, {drop}",
+            {wanted: why},
+            'use another arithmetic, or "auto"',
         )
-    made_for = getattr(weight, "activations", "none") == "fp8-group"
-    pays = lift.height > SHORT and not device.target.missing(Feature.FP8_MMA)
-    return asked == "auto" and fits and made_for and pays
+    return "fp8" if wanted == "w8a8" else "fp4"
+
+
+def _lacking(wanted: str, problems: tuple[Problem, Problem], target: Target) -> str | None:
+    """Why no kernel multiplies so; None where one does."""
+    if wanted == "w4a4" and target.missing(Feature.FP4_BLOCK_MMA):
+        return "the target has no matrix units that take block scales"
+    step = GROUP if wanted == "w8a8" else FP4_STEP
+    kind = "fp8-block" if wanted == "w8a8" else "nvfp4"
+    if all(regular(p) and p.kind == kind and p.k % step == p.group % GROUP == 0 for p in problems):
+        return None
+    blocks = f" and blocks of {GROUP} n" if wanted == "w8a8" else ""
+    return f"wants rows at multiples of 16 bytes, k of {step} n{blocks} columns"
 
 
 def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[Problem, Problem]:

@@ -5,7 +5,7 @@ block.  Routers: a row of logits a block.  Combining: a tile of one token's colu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.schedule import (
@@ -23,6 +23,7 @@ from sparkwell.ops.schedule import (
 STEP = 32  # columns at a time where a row of the table does not say
 WHOLE = 64  # what k and groups are multiples of where a row says
 GROUP = 128  # columns of FP8 operands that share a scale
+FP4_STEP = 256  # columns at a time where both operands are NVFP4
 SHORT = 16  # the least height of a tile
 
 
@@ -30,7 +31,7 @@ SHORT = 16  # the least height of a tile
 class Problem:
     """A grouped product.  kind: of the weight's format: "float", "fp8-block", "nvfp4", ...
 
-    type: of the operands, "bf16", "fp16", "fp32" or "fp8".  height: positions of a tile (`height`).
+    type: of the operands, "bf16", "fp16", "fp32", "fp8" or "fp4".  height: positions of a tile (`height`).
     n, k: outputs and columns of one expert's weight; gated: of each half of it.
     group: columns whose sums share a factor; 0: the operand has its scales in it.
     result: bytes of a value of the result.
@@ -102,6 +103,15 @@ def height(pairs: int, num_experts: int) -> int:
     return SHORT if each <= SHORT else 64 if each <= 64 else 128
 
 
+def narrowed(p: Problem, kind: str, target: Target) -> Problem:
+    """The same product of FP8 or NVFP4 operands.
+
+    Block-scaled tcgen05 takes 128 outputs at least; two halves of as many positions do not fit.
+    """
+    short = kind == "fp4" and not target.missing(Feature.TCGEN05)
+    return replace(p, type=kind, height=min(p.height, 64) if short else p.height)
+
+
 def regular(p: Problem) -> bool:
     """Whether operands can be copied 16 bytes at a time, in whole steps; others get short tiles."""
     return p.aligned and p.type != "fp32" and p.k % WHOLE == 0 and p.group % WHOLE == 0
@@ -119,6 +129,13 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     if s.num_stages == 1:
         return p.result * s.block_m * s.block_n
     rows = halves * s.block_n
+    if p.type == "fp4":  # codes, and a scale for each 16 of them
+        buffers = (s.num_stages - 1) * (halves * s.block_n + s.block_m) * (step // 2 + step // 16)
+        return (
+            buffers
+            if not target.missing(Feature.TCGEN05)
+            else max(buffers, p.result * s.block_m * s.block_n)
+        )
     eight = p.type == "fp8"
     x = (1 if eight else 2) * s.block_m * step
     weight = int(rows * step * _BYTES[p.kind])
@@ -148,6 +165,10 @@ _EIGHT = (
     ("-wgmma", frozenset({90}), QGMMA),
     ("-tcgen05", frozenset({100, 103}), UTCQMMA),
 )
+_FOUR = (
+    ("", frozenset({120, 121}), r"\bOMMA\b"),
+    ("-tcgen05", frozenset({100, 103}), r"\bUTCOMMA\b"),
+)
 _Units = tuple[tuple[str, frozenset[int], str], ...]
 
 
@@ -158,21 +179,23 @@ def _rows(
     gated: bool | None = None,
     units: _Units = _UNITS,
     *,
-    eight: bool = False,
+    narrow: str = "",
 ) -> list[Row]:
     """A row for each kind of tensor core: operands copied 16 bytes at a time, in whole steps.
 
-    eight: both operands are e4m3.
+    narrow: type of both operands where that is "fp8" or "fp4".
     """
 
     def when(p: Problem) -> bool:
         whole = p.k % s.block_k == 0 and p.group % s.block_k == 0
         fits = p.kind in kinds and p.height == s.block_m and gated in (None, p.gated)
-        return regular(p) and whole and fits and (p.type == "fp8") == eight
+        return (
+            regular(p) and whole and fits and (p.type if p.type in ("fp8", "fp4") else "") == narrow
+        )
 
     of = "" if gated is None else ", gated" if gated else ", not gated"
     serves = (
-        f"{', '.join(kinds)}; {'FP8' if eight else '16-bit'} operands at multiples of 16 bytes, k and groups of "
+        f"{', '.join(kinds)}; {narrow.upper() or '16-bit'} operands at multiples of 16 bytes, k and groups of "
         f"{s.block_k} n, tiles of {s.block_m}{of}"
     )
     return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
@@ -206,15 +229,19 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp4-128",      Schedule(128, 64, 32, 8, 4),  _FP4, True, (_SYNC,)),
     *_rows("fp4-wide",     Schedule(128, 128, 64, 8, 3), _FP4, False, _LATER),
     *_rows("fp4-wide",     Schedule(128, 128, 32, 8, 4), _FP4, False, (_SYNC,)),
-    *_rows("w8a8-16",      Schedule(16, 64, 64, 4, 4),   _FP8, None, _EIGHT[:1], eight=True),
-    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT[1:], eight=True),
-    *_rows("w8a8-64",      Schedule(64, 64, 64, 4, 3),   _FP8, None, _EIGHT[:1], eight=True),
-    *_rows("w8a8-64",      Schedule(64, 64, 128, 4, 3),  _FP8, None, _EIGHT[1:], eight=True),
-    *_rows("w8a8-128",     Schedule(128, 64, 128, 8, 3), _FP8, True, _EIGHT, eight=True),
-    *_rows("w8a8-wide",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[:2], eight=True),
-    *_rows("w8a8-wide",    Schedule(128, 128, 128, 8, 3), _FP8, False, _EIGHT[2:], eight=True),
-    *_rows("w8a8-half-16", Schedule(16, 64, 64, 4, 4),   _FP8, False, _EIGHT[1:], eight=True),
-    *_rows("w8a8-half",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[2:], eight=True),
+    *_rows("w8a8-16",      Schedule(16, 64, 64, 4, 4),   _FP8, None, _EIGHT[:1], narrow="fp8"),
+    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT[1:], narrow="fp8"),
+    *_rows("w8a8-64",      Schedule(64, 64, 64, 4, 3),   _FP8, None, _EIGHT[:1], narrow="fp8"),
+    *_rows("w8a8-64",      Schedule(64, 64, 128, 4, 3),  _FP8, None, _EIGHT[1:], narrow="fp8"),
+    *_rows("w8a8-128",     Schedule(128, 64, 128, 8, 3), _FP8, True, _EIGHT, narrow="fp8"),
+    *_rows("w8a8-wide",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[:2], narrow="fp8"),
+    *_rows("w8a8-wide",    Schedule(128, 128, 128, 8, 3), _FP8, False, _EIGHT[2:], narrow="fp8"),
+    *_rows("w8a8-half-16", Schedule(16, 64, 64, 4, 4),   _FP8, False, _EIGHT[1:], narrow="fp8"),
+    *_rows("w8a8-half",    Schedule(128, 128, 64, 8, 3), _FP8, False, _EIGHT[2:], narrow="fp8"),
+    *_rows("w4a4-16",      Schedule(16, 128, 128, 4, 3), _FP4[:1], None, _FOUR, narrow="fp4"),
+    *_rows("w4a4-64",      Schedule(64, 128, 128, 8, 3), _FP4[:1], None, _FOUR, narrow="fp4"),
+    *_rows("w4a4-128",     Schedule(128, 64, 256, 8, 3), _FP4[:1], True, _FOUR[:1], narrow="fp4"),
+    *_rows("w4a4-wide",    Schedule(128, 128, 128, 8, 3), _FP4[:1], False, _FOUR[:1], narrow="fp4"),
     *_odd("odd",           Schedule(16, 64, 0, 4), False),
     *_odd("exact",         Schedule(16, 16, 0, 4), True),
 )

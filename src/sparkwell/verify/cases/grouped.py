@@ -7,13 +7,18 @@ from typing import Any
 import torch
 
 from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_rows
+from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.testing import assert_matches
 from sparkwell.verify.case import Case, Inputs, Maker
 from sparkwell.verify.weights import FLOATS, weight
 
 
-def _rows(make: Maker, dtype: str, *shape: int) -> torch.Tensor | Fp8Block:
-    """dtype "fp8": quantized each 128 columns."""
+def _rows(make: Maker, dtype: str, *shape: int) -> torch.Tensor | Fp8Block | Nvfp4:
+    """dtype "fp8": quantized each 128 columns.  "fp4": NVFP4."""
+    if dtype == "fp4":
+        made = weight(make, "nvfp4", *shape)
+        assert isinstance(made, Nvfp4)
+        return made
     if dtype != "fp8":
         return make.randn(*shape, dtype=FLOATS[dtype])
     values, scales = quantize_fp8_rows(make.randn(*shape), 128)
@@ -107,10 +112,14 @@ CASES: tuple[Case, ...] = (
     _case((130,), 64, 128, "fp8-block", "fp8", "ends", alignment=128),
     _case((3, 9), 50, 192, "fp8-block", "fp8", "counted", space=9),  # k ends inside a group
     _case((200,), 64, 192, "fp8-block", "fp8", "ends", alignment=128),
+    _case((3, 20), 136, 256, "nvfp4", "fp4", "counted", space=20),
+    _case((40, 70), 72, 512, "nvfp4", "fp4", "ends", alignment=64),
+    _case((130,), 136, 256, "nvfp4", "fp4", "rows", alignment=128),
     _case((3, 20), 50, 64, "nvfp4", "bf16", "ends", space=40),
     _case((3, 0, 18), 72, 256, "fp8-block", "fp8", "counted", space=18, add=True),
     _case((2, 9), 40, 128, "mxfp4", "bf16", "counted", space=9),
     _case((0, 0), 40, 64, "bf16", "bf16", "counted", space=4),
+    _case(_spread(8, 4096), 4096, 6144, "nvfp4", "fp4", "rows", alignment=128, size="model"),
     *(
         _case(counts, _BACK[1], _BACK[0], "fp8-block", "fp8", "rows", alignment=128, size="model")
         for counts in ((20,), (4096,))

@@ -77,7 +77,11 @@ def _case(
     words += [f"from{first}"] * (first is not None) + ["one"] * one
     name = "-".join(word for word in words if word)
     return Case(
-        "experts", name, make, size, (("experts", "fp8" if arithmetic == "w8a8" else dtype),)
+        "experts",
+        name,
+        make,
+        size,
+        (("experts", {"w8a8": "fp8", "w4a4": "fp4"}.get(arithmetic, dtype)),),
     )
 
 
@@ -129,6 +133,13 @@ CASES: tuple[Case, ...] = (
     ),
     *(
         _case(rows, 8, _V3, "fp8-block", arithmetic="w8a8", size="model")
+        for rows in (64, 1024, 4096)
+    ),
+    *(
+        _case(rows, 2, (2, 256, 256), "nvfp4", arithmetic="w4a4") for rows in (1, 24, 66)
+    ),
+    *(
+        _case(rows, 8, _GLM, "nvfp4", arithmetic="w4a4", size="model")
         for rows in (64, 1024, 4096)
     ),
     _case(8, 6, (64, 2048, 1408), "fp32", size="model"),

@@ -10,6 +10,7 @@ Every output's sum runs over the columns in order: the same in any batch, for th
 import triton
 import triton.language as tl
 
+from sparkwell.ops.moe.kernels.fp4 import fp4_sums
 from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.weights import (
     e4m3_tile,
@@ -42,28 +43,15 @@ def _add_product(total, weight, x, factor, SCALED: tl.constexpr):
 
 
 @triton.jit
-def _one_tile(
-    y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
-    pair_ptr, expert, outer, source, first, count, stored, n, k,
-    stride_y, stride_x, stride_xs, stride_xk, stride_add,
-    stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
+def _sums(
+    x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, rows, source, n, k,
+    stride_x, stride_xs, stride_xk, stride_w, stride_s, stride_z,
     KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
     ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr, GATED: tl.constexpr,
-    SCATTER: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Outputs `outer` of the rows `source` of x, to as many places from `first` on.
-
-    count: rows that hold something; those from there to `stored` become 0.
-    """
-    rows = tl.minimum(outer, n - 1).to(tl.int64)  # past the last: the last again
-    w_ptr += expert * stride_we
-    if scale_ptr is not None:
-        scale_ptr += expert * stride_se
-    if zero_ptr is not None:
-        zero_ptr += expert * stride_ze
-    if row_scale_ptr is not None:
-        row_scale_ptr += expert * stride_re
+    """Of the weight's `rows`, and of those n further where gated.  -> two of [BLOCK_N, BLOCK_M]"""
     SCALED: tl.constexpr = KIND == "fp8-block" or KIND == "int4"
 
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
@@ -104,7 +92,47 @@ def _one_tile(
                 KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
             )  # fmt: skip
             lifted = _add_product(lifted, weight, x, factor * x_factor, SCALED)
+    return total, lifted
 
+
+@triton.jit
+def _one_tile(
+    y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
+    x_factor_ptr, pair_ptr, expert, outer, source, first, count, stored, n, k,
+    stride_y, stride_x, stride_xs, stride_xk, stride_add,
+    stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
+    KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
+    ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr, GATED: tl.constexpr,
+    SCATTER: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr, STAGES: tl.constexpr, X_FACTORS: tl.constexpr,
+):  # fmt: skip
+    """Outputs `outer` of the rows `source` of x, to as many places from `first` on.
+
+    count: rows that hold something; those from there to `stored` become 0.
+    """
+    rows = tl.minimum(outer, n - 1).to(tl.int64)  # past the last: the last again
+    w_ptr += expert * stride_we
+    if scale_ptr is not None:
+        scale_ptr += expert * stride_se
+    if zero_ptr is not None:
+        zero_ptr += expert * stride_ze
+    if row_scale_ptr is not None:
+        row_scale_ptr += expert * stride_re
+    if X_FACTORS:
+        total, lifted = fp4_sums(
+            w_ptr, scale_ptr, x_ptr, x_scale_ptr, rows, rows + n, source, k, stride_w, stride_s,
+            stride_x, stride_xs, GATED, BLOCK_N, BLOCK_M, BLOCK_K, STAGES,
+        )  # fmt: skip
+        factor = tl.load(x_factor_ptr + source)[None, :]
+        total *= factor
+        lifted *= factor
+    else:
+        total, lifted = _sums(
+            x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, rows, source, n, k,
+            stride_x, stride_xs, stride_xk, stride_w, stride_s, stride_z,
+            KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED,
+            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES,
+        )  # fmt: skip
     ROWWISE: tl.constexpr = KIND == "nvfp4" or KIND == "fp8-rows"
     if ROWWISE:
         total *= row_factor(scale_ptr, row_scale_ptr, rows, KIND, LEFT)[:, None]
@@ -131,7 +159,7 @@ def _one_tile(
 @triton.jit
 def grouped_kernel(
     y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, pair_ptr, tile_ptr,
-    id_ptr, add_ptr, first_expert, num_experts, n, k, tiles, per_row, height, slots,
+    id_ptr, add_ptr, x_factor_ptr, first_expert, num_experts, n, k, tiles, per_row, height, slots,
     stride_y, stride_x, stride_xs, stride_xk, stride_add,
     stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
     KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
@@ -139,7 +167,7 @@ def grouped_kernel(
     LAYOUT: tl.constexpr, ALIGN: tl.constexpr,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCATTER: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, X_FACTORS: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(n, BLOCK_N)
     outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -154,11 +182,11 @@ def grouped_kernel(
             source = first + tl.where(row < count, row, 0)
             _one_tile(
                 y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
-                pair_ptr, group, outer, source, first, count, count, n, k,
+                x_factor_ptr, pair_ptr, group, outer, source, first, count, count, n, k,
                 stride_y, stride_x, stride_xs, stride_xk, stride_add,
                 stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
                 KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED, SCATTER,
-                BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES,
+                BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, X_FACTORS,
             )  # fmt: skip
     else:
         expert, first, count = tile_rows(
@@ -183,9 +211,9 @@ def grouped_kernel(
             source = source // per_row
         _one_tile(
             y_ptr, x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, row_scale_ptr, add_ptr,
-            pair_ptr, expert, outer, source, first, count, stored, n, k,
+            x_factor_ptr, pair_ptr, expert, outer, source, first, count, stored, n, k,
             stride_y, stride_x, stride_xs, stride_xk, stride_add,
             stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
             KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED, SCATTER,
-            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES,
+            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, X_FACTORS,
         )  # fmt: skip
