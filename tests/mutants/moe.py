@@ -7,7 +7,7 @@ GROUPED = "ops/moe/kernels/grouped.py"
 WEIGHTS = "ops/moe/kernels/weights.py"
 PLACES = "ops/moe/kernels/places.py"
 RUN = "ops/moe/run.py"
-TESTS = ["tests/kernels", "-k", "route or experts"]
+TESTS = ["tests/kernels", "-k", "route or experts or grouped or moe"]
 MUTANTS = [
     (ROUTE, "name = tl.min(tl.where(values == largest", "name = tl.max(tl.where(values == largest"),
     (ROUTE, "(group < GROUPS)[:, None] & (inside < size)", "(group < GROUPS)[:, None]"),
@@ -40,8 +40,29 @@ MUTANTS = [
     (GROUPED, "total / (1.0 + tl.exp(-total)) * lifted", "total * lifted"),
     (WEIGHTS, "tl.where(bits == 0, 0x00400000, ", "tl.where(bits == 256, 0, "),
     (WEIGHTS, "tl.join(halves[0], halves[1])", "tl.join(halves[1], halves[0])"),
-    (WEIGHTS, "scale_ptr + (rows // BLOCK_ROWS) * stride_s", "scale_ptr + (rows // 128) * stride_s"),
+    (
+        WEIGHTS,
+        "scale_ptr + (rows // BLOCK_ROWS) * stride_s",
+        "scale_ptr + (rows // 128) * stride_s",
+    ),
     (WEIGHTS, "zero_ptr + rows * stride_z + first // GROUP", "zero_ptr + rows * stride_z"),
     (RUN, "hidden = hidden.index_select(1, back.order)", "hidden = hidden + 0"),
     (RUN, "min(pairs, pairs // tall + num_experts)", "min(pairs, pairs // tall + 1)"),
+    (PLACES, "(end + ALIGN - 1) // ALIGN * ALIGN <= begin", "end <= begin"),
+    (PLACES, "count = tl.minimum(count, end - first)", "count += 0 * end"),
+    (PLACES, "count = tl.max(tl.where(named == expert, row + 1, 0), 0)", "count += 0"),
+    (GROUPED, "total = tl.where((row < count)[None, :], total, 0.0)", "total += 0.0"),
+    (GROUPED, "rows, rows + n, source, k, stride_w", "rows, rows, source, k, stride_w"),
+    (GROUPED, "tl.load(x_factor_ptr + source)", "tl.load(x_factor_ptr + 0 * source)"),
+    (GROUPED, "begin // GROUP * stride_xk", "begin // GROUP"),
+    (GROUPED, "total += tl.load(added, mask=mask, other=0.0)", "total += 0.0 * tl.load(added)"),
+    (GROUPED, "first = group * height + begin", "first = group * 16 + begin"),
+    (GROUPED, "blank = tl.where(expert < 0, stored, 0)", "blank = 0"),
+    (
+        "ops/moe/kernels/fp4.py",
+        "x_scale_ptr, source, stride_xs, block",
+        "x_scale_ptr, source, stride_xs, half",
+    ),
+    ("ops/moe/products.py", "return 256 * 256 if both else 256", "return 256"),
+    (RUN, "lift.height == SHORT or ", ""),
 ]
