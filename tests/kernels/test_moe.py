@@ -4,6 +4,7 @@ ids that name nobody, the same result twice, the targets that convert FP8 by int
 import pytest
 import torch
 
+from sparkwell.errors import Unsupported
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
 from sparkwell.formats.int4 import Int4Group
 from sparkwell.formats.mxfp4 import Mxfp4
@@ -156,20 +157,39 @@ def test_two_halves_of_the_experts_make_the_whole() -> None:
 
 def test_fp8_operands_are_taken_where_the_checkpoint_was_made_for_them() -> None:
     make = Maker(CPU)
-    made = [weight(make, "fp8-block", 2, 256, 128), weight(make, "fp8-block", 2, 128, 128)]
+    made = [weight(make, "fp8-block", 1, 256, 128), weight(make, "fp8-block", 1, 128, 128)]
     asked = [
         Fp8Block(w.values, w.scales, w.block, "fp8-group") for w in made if isinstance(w, Fp8Block)
     ]
-    x, factors = make.randn(24, 128, dtype=torch.bfloat16), make.randn(24, 2)
-    for rows, eight in ((24, True), (4, False)):  # 4 rows: memory-bound, left as they are
-        ids = make.randint(0, 2, rows, 2, dtype=torch.int64)
-        some = (x[:rows], ids, factors[:rows])
-        with as_target("sm_90"):
+    x, factors = make.randn(160, 128, dtype=torch.bfloat16), make.randn(160, 1)
+    ids = torch.zeros(160, 1, dtype=torch.int64)
+    for rows, eight in ((160, True), (130, False)):  # a weight is read in the time of 147
+        some = (x[:rows], ids[:rows], factors[:rows])
+        with as_target("sm_90", sms=132):
             auto = experts(*some, *asked, backend="kernel")
             plain = experts(*some, *asked, arithmetic="w8a16", backend="kernel")
             forced = experts(*some, *made, arithmetic="w8a8", backend="kernel")
             other = experts(*some, *made, backend="kernel")
         assert torch.equal(other, plain) and not torch.equal(plain, forced)
         assert torch.equal(auto, forced if eight else plain)
-        with as_target("sm_86"):  # no FP8 units
-            assert torch.equal(experts(*some, *asked, backend="kernel"), other) or eight
+        with as_target("sm_86"):  # no FP8 units: x is left as it is
+            left = experts(*some, *asked, backend="kernel")
+            assert torch.equal(left, experts(*some, *made, backend="kernel"))
+
+
+def test_nvfp4_operands_need_their_units() -> None:
+    make = Maker(CPU)
+    up, down = weight(make, "nvfp4", 2, 256, 256), weight(make, "nvfp4", 2, 256, 128)
+    some = (make.randn(2, 256), torch.zeros(2, 1, dtype=torch.int64), make.randn(2, 1))
+    with as_target("sm_90"), pytest.raises(Unsupported, match="no matrix units that take block"):
+        experts(*some, up, down, arithmetic="w4a4", backend="kernel")
+    with as_target("sm_121"), pytest.raises(Unsupported, match="wants rows at .* k of 256 n"):
+        experts(*some, up, down, arithmetic="w4a4", backend="kernel")
+    blocks = weight(make, "fp8-block-64", 1, 64, 128)
+    assert isinstance(blocks, Fp8Block)
+    rows = Fp8Block(blocks.values[0], torch.ones(64, 1), (1, 128))
+    with as_target("sm_90"), pytest.raises(Unsupported, match="wants fp8-block weights in blocks"):
+        grouped_linear(rows, blocks, None, backend="kernel")
+    with as_target("sm_90"), pytest.raises(Unsupported, match="k and groups of 64 n"):
+        odd = Fp8Block(blocks.values[..., :72], torch.ones(1, 8, 9), (8, 8))
+        grouped_linear(make.randn(3, 72), odd, None, backend="kernel")

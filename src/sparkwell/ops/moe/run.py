@@ -11,10 +11,12 @@ import triton
 from sparkwell.errors import Unsupported
 from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import Weight
 from sparkwell.hardware.targets import Feature, Target
-from sparkwell.ops.device import device_of
+from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import launch
+from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
 from sparkwell.ops.moe.operand import Operand, operand
@@ -63,8 +65,9 @@ def experts_rows(
         return out
     ordered = x if up.order is None else x.index_select(1, up.order)
     lift, drop = _problems(ordered, up, back, len(flat))
-    target = device_of(x.device).target
-    if narrow := _narrow(lift, drop, gate_up, target, arithmetic):
+    device = device_of(x.device)
+    target, each = device.target, len(flat) / min(len(flat), num_experts)
+    if narrow := _narrow(lift, drop, gate_up, device, arithmetic, each):
         lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
     chosen = [_pick(problem, x.device) for problem in (lift, drop)]
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
@@ -96,19 +99,24 @@ def _rows(x: torch.Tensor, problem: Problem) -> Rows:
     return Rows(x)
 
 
-def _narrow(lift: Problem, drop: Problem, weight: Weight, target: Target, asked: str) -> str | None:
+def _narrow(
+    lift: Problem, drop: Problem, weight: Weight, device: Device, asked: str, each: float
+) -> str | None:
     """Type of both products' operands where x is quantized for them: "fp8", "fp4"; None: it is not.
 
+    each: rows of an expert; "auto" wants more of them than reading its weight takes the time of.
     Raises Unsupported where that was asked for and the weights or the GPU do not allow it.
     """
-    made_for = getattr(weight, "activations", "none")
+    made_for, target = getattr(weight, "activations", "none"), device.target
     wanted = {"fp8-group": "w8a8", "nvfp4": "w4a4"}.get(made_for) if asked == "auto" else asked
     if wanted not in ("w8a8", "w4a4"):
         return None
     why = _lacking(wanted, (lift, drop), target)
     if asked == "auto":
         units = Feature.FP8_MMA if wanted == "w8a8" else Feature.FP4_BLOCK_MMA
-        if why or lift.height == SHORT or target.missing(units):
+        assert isinstance(weight, Quantized)
+        few = each <= memory_bound_rows(weight.select(0), device)
+        if why or few or target.missing(units):
             return None
     if why:
         raise Unsupported(
