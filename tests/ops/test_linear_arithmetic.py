@@ -159,10 +159,12 @@ def test_parts_cover_k_and_start_where_scales_are_aligned(sms: int, kind: str, k
         choice = pick("linear", TABLE, problem, target("sm_90"))
         schedule: Schedule = choice.schedule
         got = parts(problem, schedule, sms)
-        assert got.chunk * got.count >= problem.width > got.chunk * (got.count - 1)
+        block = got.chunk * max(1, schedule.shares)
+        assert block * got.count >= problem.width > block * (got.count - 1)
+        assert got.even == (block * got.count == problem.width)
         assert got.chunk % schedule.block_k == 0
         scales = got.chunk // {"nvfp4": 8, "mxfp4": 16, "fp8": 1}[kind]
-        assert got.count == 1 or scales % 16 == 0
+        assert scales % 16 == 0
         tiles = -(-n // schedule.block_n) * -(-m // schedule.block_m)
         assert got.count == 1 or got.count * tiles <= schedule.fill * sms
 

@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 
 # Powers of two that undo what a pair of weight and scale leaves.
-E2M1_E4M3_LEFT = tl.constexpr(128.0)  # both for bfloat16 and for float16
-E2M1_E8M0_LEFT = tl.constexpr(128.0)
+E2M1_E4M3_LEFT = tl.constexpr(128.0)  # for bfloat16 and float16; with E8M0 scales as well
 E4M3_F16_LEFT = tl.constexpr(256.0)  # e4m3 as float16; as bfloat16 nothing is left
 
 _FOUR = tl.constexpr("=r,=r,=r,=r,r")
@@ -56,7 +55,7 @@ _E4M3_F16 = tl.constexpr(_SPREAD + _TO_F16.format("$0") + _AGAIN + _TO_F16.forma
 @triton.jit
 def _constant(value: tl.constexpr, BF16: tl.constexpr):
     HALF: tl.constexpr = tl.bfloat16 if BF16 else tl.float16
-    return tl.full((1, 1), value, HALF)
+    return tl.full((), value, HALF)
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def decide(m: int, weight: Weight, device: Device, asked: str = "auto") -> Decis
                 f'use arithmetic="{plain}" or "auto"',
             )
         return Decision(asked, activations_of(asked, weight), "asked for")
-    wanted = _checkpoint_wants(weight)
+    wanted = made_for(weight)
     if wanted == plain:
         return Decision(plain, "none", f"made for activations {weight.activations!r}")
     if lacking := _lacking(wanted, weight, device) or _slower(wanted, device):
@@ -139,12 +139,14 @@ def _bits(weight: Weight) -> int:
     return 8 if isinstance(weight, Fp8Block | Fp8Rows) else 4
 
 
-def _checkpoint_wants(weight: QuantizedTensor) -> str:
-    made_for: str = getattr(weight, "activations", "none")
+def made_for(weight: QuantizedTensor) -> str:
+    """The arithmetic that the checkpoint's makers meant; of activations that nothing here
+    quantizes (MXFP4), the one that leaves them as they are."""
+    activations: str = getattr(weight, "activations", "none")
     bits = _bits(weight)
-    if made_for.startswith("fp8"):
+    if activations.startswith("fp8"):
         return f"w{bits}a8"
-    return "w4a4" if made_for == "nvfp4" and bits == 4 else f"w{bits}a16"
+    return "w4a4" if activations == "nvfp4" and bits == 4 else f"w{bits}a16"
 
 
 def _lacking(arithmetic: str, weight: QuantizedTensor, device: Device) -> str | None:

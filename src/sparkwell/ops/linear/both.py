@@ -113,7 +113,7 @@ def _fp4(
         blockscaled_kernel, run.grid, run.out, w, w_scales, weight.row_scales.contiguous(), rows,
         x_scales, x.row_scales.contiguous(), bias, m, n, k, run.share.chunk // 16, w.stride(0),
         w_scales.stride(0), rows.stride(0), x_scales.stride(0), choice=run.choice,
-        PARTS=run.several, EVEN=k % s.block_k == 0, BN=s.block_n, BM=s.block_m, BK=s.block_k,
+        PARTS=run.several, EVEN=run.share.even, BN=s.block_n, BM=s.block_m, BK=s.block_k,
     )  # fmt: skip
     return run.finished(bias)
 
@@ -133,7 +133,7 @@ def _expanded(
         expanded_kernel, run.grid, run.out, w, w_scales, factor, rows, x.scales.contiguous(), bias,
         m, n, run.share.chunk // group, k // (2 * group), w.stride(0), w_scales.stride(0),
         rows.stride(0), choice=run.choice, GROUP=group, ASM=not interpreting(), PARTS=run.several,
-        EVEN=k // 2 % s.block_k == 0, BN=s.block_n, BM=s.block_m, BK=s.block_k,
+        EVEN=run.share.even, BN=s.block_n, BM=s.block_m, BK=s.block_k,
     )  # fmt: skip
     return run.finished(bias)
 
@@ -159,7 +159,7 @@ def _fp8(
         run.share.chunk, group_n, w.stride(0), w_scales.stride(0), rows.stride(0),
         x.scales.stride(0), stride_group, choice=run.choice, GROUPED=group > 0,
         UNIFORM=group > 0 and group_n % s.block_n == 0, BY_X=s.block_m >= 64, WIDEN=widen,
-        ASM=not interpreting(), PARTS=run.several, EVEN=k % s.block_k == 0, GROUP=max(1, group),
+        ASM=not interpreting(), PARTS=run.several, EVEN=run.share.even, GROUP=max(1, group),
         BN=s.block_n, BM=s.block_m, BK=s.block_k,
     )  # fmt: skip
     return run.finished(bias)

@@ -14,6 +14,7 @@ from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import product_like
+from sparkwell.ops.linear.kernels.few import few_kernel
 from sparkwell.ops.linear.kernels.streamed import reduce_kernel, streamed_kernel
 from sparkwell.ops.linear.kernels.widen import widen_kernel
 from sparkwell.ops.linear.schedule import REDUCE, TABLE, Parts, Problem, few_rows, parts, shared
@@ -118,12 +119,13 @@ def _stream(
         out = torch.empty(share.count, m, n, dtype=torch.float32, device=rows.device)
     bias = None if bias is None else unit_stride(bias)
     grid = (triton.cdiv(n, s.block_n), share.count, triton.cdiv(m, s.block_m))
+    shares = {"SHARES": s.shares} if s.shares else {}
     launch(
-        streamed_kernel, grid, out, held.codes, held.scales, held.zeros, held.factor, x, bias, m, n,
-        k // each, share.chunk, share.chunk * each // held.group_k, held.group_k // each,
-        held.group_n, held.codes.stride(0), held.stride_scale, x.stride(0), choice=choice,
-        KIND=held.kind, BF16=rows.dtype == torch.bfloat16, ASM=not interpreting(), PARTS=several,
-        EVEN=k // each % s.block_k == 0, BN=s.block_n, BM=s.block_m, BK=s.block_k,
+        few_kernel if s.shares else streamed_kernel, grid, out, held.codes, held.scales, held.zeros,
+        held.factor, x, bias, m, n, k // each, share.chunk, share.chunk * each // held.group_k,
+        held.group_k // each, held.group_n, held.codes.stride(0), held.stride_scale, x.stride(0),
+        choice=choice, KIND=held.kind, BF16=rows.dtype == torch.bfloat16, ASM=not interpreting(),
+        PARTS=several, EVEN=share.even, BN=s.block_n, BM=s.block_m, BK=s.block_k, **shares,
     )  # fmt: skip
     if several:
         add_parts(y, out, held.factor, bias, choice)

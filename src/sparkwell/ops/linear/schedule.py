@@ -51,6 +51,7 @@ class Schedule:
     """A block takes block_n rows of the weight and block_m of x, block_k bytes of a row at a time.
 
     fill: blocks an SM for which K is shared; 0: the whole weight is widened.
+    shares: of K among a block's warps; 0: all warps take the same columns.
     """
 
     block_n: int
@@ -59,6 +60,7 @@ class Schedule:
     num_warps: int
     num_stages: int = 1
     fill: int = 0
+    shares: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,14 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Parts:
-    """chunk: bytes of a row that a block takes; count: blocks that share a row."""
+    """chunk: bytes of a row that a block, or a share of one, takes; count: blocks that share a row.
+
+    even: whether every share is as long, and ends with a whole step.
+    """
 
     chunk: int
     count: int
+    even: bool
 
 
 def few_rows(peak: float, bandwidth: float, path: TensorPath) -> int:
@@ -95,10 +101,11 @@ def parts(p: Problem, s: Schedule, sms: int) -> Parts:
     tiles = -(-p.n // s.block_n) * -(-p.m // s.block_m)
     # Scales are copied in the background from where 16 of them start.
     unit = max(s.block_k, 16 * {"nvfp4": 8, "mxfp4": 16}.get(p.kind, 1))
-    units = -(-p.width // unit)
-    wanted = max(1, min(s.fill * sms // max(1, tiles), p.width // (2 * s.block_k)))
-    chunk = -(-units // wanted) * unit
-    return Parts(chunk, max(1, -(-p.width // chunk)))
+    units, shares = -(-p.width // unit), max(1, s.shares)
+    wanted = max(1, min(s.fill * sms // max(1, tiles), p.width // (2 * s.block_k * shares)))
+    chunk = -(-units // (wanted * shares)) * unit
+    count = max(1, -(-p.width // (chunk * shares)))
+    return Parts(chunk, count, p.width == chunk * shares * count)
 
 
 def shared(p: Problem, s: Schedule, target: Target) -> int:
@@ -109,14 +116,15 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     """
     if not s.fill:
         return 2048 if p.kind != "fp8" else 0
-    paired = p.kind != "fp8"
+    paired, shares = p.kind != "fp8", max(1, s.shares)
     codes, x = s.block_n * s.block_k, s.block_m * s.block_k * (4 if paired else 2)
-    if s.block_k == 16:  # narrower than a matrix instruction's row: not copied ahead
-        return (s.num_stages - 1) * x + 2 * codes
+    if s.block_k == 16:  # narrower than a matrix instruction's row: codes change their layout
+        ahead = codes + x if p.zeros else x
+        return shares * ((s.num_stages - 1) * ahead + 2 * codes)
     scales = codes // {"nvfp4": 8, "mxfp4": 16}.get(p.kind, codes)
     if scales < 8 * s.block_n:  # narrower than what is copied ahead
         scales = 0
-    size = (s.num_stages - 1) * (codes + x + scales)
+    size = (s.num_stages - 1) * (codes + x + scales) * shares
     if s.block_m < 64:
         return size
     if target.tensor_path is TensorPath.TCGEN05:
@@ -188,30 +196,32 @@ def _half(p: Problem) -> bool:
 
 
 ANY = 1 << 62
+LOW = 4096  # rows of a weight that tiles of 16 divide among all SMs
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
-    #   name          n    m  bytes warps stages fill  targets
-    Row("nvfp4-8",    Schedule(64, 8, 128, 2, 3, 6),    EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
-    Row("nvfp4-16",   Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
+    #   name          n    m  bytes warps stages fill shares  targets
+    Row("nvfp4-8-low", Schedule(16, 8, 64, 8, 4, 1, 8), EVERY, lambda p: p.n <= LOW and _streamed(8, "nvfp4")(p), "NVFP4 of at most 4096 rows, at most 8 of x, of 16 bits", HMMA),
+    Row("nvfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    Row("nvfp4-16",   Schedule(64, 16, 64, 4, 4, 2, 2),     EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
     Row("nvfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, "nvfp4"), "NVFP4, at most 64 rows of 16 bits", HMMA_ANY),
     Row("nvfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(0, "nvfp4"), "NVFP4, few rows of 16 bits", HMMA_ANY),
     # MXFP4's exponents are those of bfloat16, and beyond float16.
-    Row("mxfp4-8",    Schedule(64, 8, 128, 2, 3, 6),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
-    Row("mxfp4-16",   Schedule(64, 16, 128, 2, 3, 6),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
+    Row("mxfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
+    Row("mxfp4-16",   Schedule(64, 16, 128, 4, 3, 2, 2),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
     Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16", "MXFP4, at most 64 rows of BF16", HMMA_ANY),
     Row("mxfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= p.few and p.x == "bf16", "MXFP4, few rows of BF16", HMMA_ANY),
-    Row("int4-8",     Schedule(64, 8, 64, 2, 5, 6),     EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
-    Row("int4-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "int4", 128), "INT4 in groups of 128, at most 16 rows of 16 bits", HMMA),
+    Row("int4-8",     Schedule(32, 8, 64, 4, 4, 1, 4),      EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
+    Row("int4-16",    Schedule(64, 16, 64, 4, 4, 2, 2),     EVERY, _streamed(16, "int4", 128), "INT4 in groups of 128, at most 16 rows of 16 bits", HMMA),
     Row("int4-few",   Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(0, "int4", 128), "INT4 in groups of 128, few rows of 16 bits", HMMA_ANY),
-    Row("int4-g64",   Schedule(64, 16, 32, 2, 5, 6),    EVERY, _streamed(16, "int4", 64), "INT4 in groups of 64, at most 16 rows of 16 bits", HMMA),
-    Row("int4-g32",   Schedule(64, 16, 16, 2, 5, 6),    EVERY, _streamed(16, "int4", 32), "INT4 in groups of 32, at most 16 rows of 16 bits", HMMA),
-    Row("blocks-8",   Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
-    Row("blocks-16",  Schedule(64, 16, 64, 2, 5, 6),    EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA),
+    Row("int4-g64",   Schedule(32, 16, 32, 4, 4, 1, 4),     EVERY, _streamed(16, "int4", 64), "INT4 in groups of 64, at most 16 rows of 16 bits", HMMA),
+    Row("int4-g32",   Schedule(32, 16, 16, 4, 4, 1, 4),     EVERY, _streamed(16, "int4", 32), "INT4 in groups of 32, at most 16 rows of 16 bits", HMMA),
+    Row("blocks-8",   Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
+    Row("blocks-16",  Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA),
     Row("blocks-64",  Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, "fp8", 64), "FP8 in groups of 64, at most 64 rows of 16 bits", HMMA_ANY),
     Row("blocks-few", Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(0, "fp8", 64), "FP8 in groups of 64, few rows of 16 bits", HMMA_ANY),
-    Row("rows-8",     Schedule(64, 8, 128, 2, 4, 6),    EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
-    Row("rows-16",    Schedule(64, 16, 64, 2, 5, 6),    EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(16)(p), "FP8 rows, at most 16 rows of 16 bits", HMMA),
+    Row("rows-8",     Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
+    Row("rows-16",    Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(16)(p), "FP8 rows, at most 16 rows of 16 bits", HMMA),
     Row("rows-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(64)(p), "FP8 rows, at most 64 rows of 16 bits", HMMA_ANY),
     Row("rows-few",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(p.few)(p), "FP8 rows, few rows of 16 bits", HMMA_ANY),
     Row("widened",    Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA),

@@ -75,7 +75,7 @@ def streamed_kernel(
                 factor = e4m3_factor(scales, BF16, ASM)
             else:  # bfloat16 only: its exponents are those of the scales
                 factor = e8m0_factor(scales)
-                up = tl.full((1, 1), 2.0**119, tl.bfloat16)
+                up = tl.full((), 2.0**119, tl.bfloat16)
                 wide_low, wide_high = wide_low * up, wide_high * up
             factor = along(factor, BN, BK // GROUP, GROUP)
             even, odd = pair_halves(x, BF16)
