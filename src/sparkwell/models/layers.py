@@ -7,10 +7,10 @@ import torch
 
 from sparkwell.checkpoints.config import MoeConfig, RopeConfig
 from sparkwell.formats.weights import Weight, join, unjoinable
+from sparkwell.models.products import experts, linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.activation import swiglu
-from sparkwell.ops.linear import linear
-from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
+from sparkwell.ops.moe import route_sigmoid, route_softmax
 from sparkwell.ops.rope import rope, rope_frequencies
 
 

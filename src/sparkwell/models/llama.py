@@ -9,10 +9,10 @@ from sparkwell.formats.kv import Record, gqa_record
 from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
+from sparkwell.models.products import linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_paged
 from sparkwell.ops.cache import cache_write
-from sparkwell.ops.linear import linear
 from sparkwell.ops.norm import add_rms_norm, rms_norm
 
 

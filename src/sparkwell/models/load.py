@@ -12,8 +12,10 @@ from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import check_tensors
 from sparkwell.checkpoints.survey import survey
 from sparkwell.errors import BadInput
+from sparkwell.formats.quantized import Quantized
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.llama import LlamaModel
+from sparkwell.models.schemes import Scheme, find_scheme
 from sparkwell.models.weights import ANY, CheckpointWeights, Progress, Recorder, Weights
 from sparkwell.ops import served
 
@@ -46,6 +48,7 @@ def load_model(
     device: str | torch.device = "cpu",
     latent_norm_eps: float | None = None,
     widen: bool | None = None,
+    scheme: str | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder.
@@ -56,8 +59,11 @@ def load_model(
     1e-6 for DeepSeek.  Transformers takes 1e-6 for both.
     widen: quantized weights become `dtype` while they are loaded, with a warning; None: on a GPU
     those of formats that no kernel multiplies as they are, nothing on a CPU.
+    scheme: one of `schemes.SCHEMES`, into which plain weights are quantized on the way; None: they
+    stay as they are stored.
     progress: called with bytes done and bytes in all.
 
+    Raises BadInput for an unknown scheme, and for one of a checkpoint that is quantized already.
     Raises BadCheckpoint before any data is read where names, shapes or the scheme do not fit.
     """
     checkpoint = Checkpoint.open(folder)
@@ -65,9 +71,13 @@ def load_model(
         checkpoint.config, file=folder / "config.json", latent_norm_eps=latent_norm_eps
     )
     check_tensors(checkpoint, expected_tensors(config), ignored=ignored_tensors(config))
-    kind = _dtype(dtype, checkpoint, device)
     weights = CheckpointWeights(
-        checkpoint, dtype=kind, device=device, progress=progress, **kept_formats(device, widen)
+        checkpoint,
+        dtype=_dtype(dtype, checkpoint, device),
+        device=device,
+        scheme=None if scheme is None else _scheme(scheme, checkpoint),
+        progress=progress,
+        **kept_formats(device, widen),
     )
     model = build(config, weights)
     if unused := survey(checkpoint).cache_scales:
@@ -87,6 +97,36 @@ def kept_formats(device: str | torch.device, widen: bool | None) -> dict[str, fr
         return {"linear": served.LINEAR, "experts": served.EXPERTS}
     kinds: frozenset[str] = frozenset() if widen else ANY
     return {"linear": kinds, "experts": kinds}
+
+
+def _scheme(name: str, checkpoint: Checkpoint) -> Scheme:
+    scheme = find_scheme(name)
+    if stored := survey(checkpoint).weights:
+        one = next(iter(stored.values()))
+        raise BadInput(
+            f"scheme is {name!r}, but {checkpoint.folder} is quantized already: {len(stored)} "
+            f"weights, {one.kind} of {one.dialect} the first; leave the scheme out, or take the "
+            "version of the model with plain weights"
+        )
+    return scheme
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes that a model's weights take where they lie; views of one another count once."""
+    held: dict[int, int] = {}
+    waiting: list[object] = [model]
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, torch.Tensor):
+            storage = thing.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(thing, Quantized):
+            waiting += thing.tensors().values()
+        elif isinstance(thing, list | tuple):
+            waiting += thing
+        elif type(thing).__module__.startswith("sparkwell.models."):
+            waiting += vars(thing).values()
+    return sum(held.values())
 
 
 def _dtype(name: str, checkpoint: Checkpoint, device: str | torch.device) -> torch.dtype:

@@ -13,6 +13,7 @@ import torch
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import read_weight, stored_bytes
 from sparkwell.checkpoints.survey import stored_weights
+from sparkwell.errors import BadCheckpoint, BadInput
 from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import (
     QuantizedTensor,
@@ -23,6 +24,7 @@ from sparkwell.formats.weights import (
     unjoinable,
     unstackable,
 )
+from sparkwell.models.schemes import Scheme
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.linear.arithmetic import decide, memory_bound_rows
 
@@ -83,6 +85,7 @@ class CheckpointWeights:
 
     linear, experts: the formats that stay as they are stored in a layer, in a stack of experts;
     other quantized weights become `dtype` on the way.
+    scheme: what plain weights of layers and experts become; None: they stay plain.
     remarks: what a user should know of the way they were loaded, and of how many weights.
     arithmetic: how layers are multiplied on a GPU, and how many.
     """
@@ -95,9 +98,11 @@ class CheckpointWeights:
         device: str | torch.device,
         linear: frozenset[str] = ANY,
         experts: frozenset[str] = ANY,
+        scheme: Scheme | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
+        self.scheme = scheme
         self.kept_linear, self.kept_experts = linear, experts
         self.remarks: Counter[str] = Counter()
         self.arithmetic: Counter[str] = Counter()
@@ -117,12 +122,40 @@ class CheckpointWeights:
         self.remarks[f"{kind(weight)} weights become {_named(self.dtype)}: {why}"] += 1
         return dequantize(weight, self.dtype)
 
+    def _quantizes(self, names: Sequence[str], k: int) -> bool:
+        """Whether the scheme is for plain weights of these names and rows of k values."""
+        scheme = self.scheme
+        if scheme is None or not scheme.takes(names[0]):
+            return False
+        if k % scheme.step:
+            stays = f"weights stay plain: {scheme.name} wants rows of a multiple of {scheme.step}"
+            self.remarks[stays] += len(names)
+            return False
+        return True
+
+    def _in_scheme(self, names: Sequence[str], weight: torch.Tensor) -> QuantizedTensor:
+        """The plain weight as the scheme has it; `names`: what it consists of, row by row."""
+        assert self.scheme is not None
+        try:
+            return self.scheme.quantized(weight)
+        except BadInput as error:
+            raise BadCheckpoint(
+                f"weights that {self.scheme.name} cannot hold",
+                file=self.checkpoint.folder,
+                tensor=", ".join(f"{name}.weight" for name in names),
+                came=str(error),
+                wanted="finite values",
+                do="fetch the files anew; if they are the same, the checkpoint is broken",
+            ) from error
+
     def tensor(self, name: str, shape: tuple[int, ...], *, fp32: bool = False) -> torch.Tensor:
         dtype = torch.float32 if fp32 else self.dtype
         return dequantize(self._read(name, shape), dtype).to(self.device)
 
     def linear(self, name: str, n: int, k: int) -> Weight:
-        weight = self._read(f"{name}.weight", (n, k)).to(self.device)
+        weight: Weight = self._read(f"{name}.weight", (n, k)).to(self.device)
+        if isinstance(weight, torch.Tensor) and self._quantizes([name], k):
+            weight = self._in_scheme([name], weight)
         if isinstance(weight, torch.Tensor):
             return weight.to(self.dtype)
         if kind(weight) in self.kept_linear:
@@ -138,6 +171,8 @@ class CheckpointWeights:
     def stack(self, rows: Sequence[Sequence[str]], n: int, k: int) -> Weight:
         stored = stored_weights(self.checkpoint)
         quantized = [f"{name}.weight" in stored for row in rows for name in row]
+        if not any(quantized) and self._quantizes([name for row in rows for name in row], k):
+            return self._stack_in_scheme(rows, n, k)
         if not all(quantized):
             mixed = "others of their stack are not quantized" if any(quantized) else ""
             return self._stack_dense(rows, n, k, mixed)
@@ -152,6 +187,15 @@ class CheckpointWeights:
         if pile.lost_scales:
             self.remarks[LOST_SCALES] += len(rows)
         return pile.whole()
+
+    def _stack_in_scheme(self, rows: Sequence[Sequence[str]], n: int, k: int) -> Weight:
+        """Each expert's weights are joined first: they share blocks, and a factor of the tensor."""
+        pile = _Pile(len(rows), self.device)
+        for row in rows:
+            parts = [self._read(f"{name}.weight", (n, k)).to(self.device) for name in row]
+            pile.put([self._in_scheme(row, torch.cat([dequantize(part) for part in parts]))])
+        whole = pile.whole()
+        return whole if kind(whole) in self.kept_experts else self._widened(whole, NO_KERNEL)
 
     def _stack_dense(self, rows: Sequence[Sequence[str]], n: int, k: int, why: str) -> torch.Tensor:
         shape = (len(rows), len(rows[0]), n, k)
