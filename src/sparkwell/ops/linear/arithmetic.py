@@ -22,6 +22,7 @@ from sparkwell.ops.device import Device
 
 ARITHMETICS = ("auto", "w4a16", "w4a8", "w4a4", "w8a16", "w8a8")
 STEP = 128  # columns that products of FP8 take at a time
+ALIGNED = 16  # columns that are copied together
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ def _lacking(arithmetic: str, weight: QuantizedTensor, device: Device) -> str | 
         return f"no kernel for {kind(weight)} weights, only for Nvfp4 and Mxfp4"
     if isinstance(weight, Fp8Block) and weight.block[1] % STEP:
         return f"blocks are {weight.block[1]} columns wide, want a multiple of {STEP}"
+    if weight.shape[1] % ALIGNED:
+        return f"K is {weight.shape[1]}, want a multiple of {ALIGNED}"
     needs = {"w4a4": Feature.FP4_BLOCK_MMA, "w4a8": Feature.FP8_MMA}.get(arithmetic, Feature(0))
     return _missing(needs, device)
 

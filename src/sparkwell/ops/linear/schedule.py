@@ -115,7 +115,7 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     are subtracted make a tile of codes change its layout.
     """
     if not s.fill:
-        return 2048 if p.kind != "fp8" else 0
+        return 2048 if p.kind != "fp8" else 4096
     paired, shares = p.kind != "fp8", max(1, s.shares)
     codes, x = s.block_n * s.block_k, s.block_m * s.block_k * (4 if paired else 2)
     if s.block_k == 16:  # narrower than a matrix instruction's row: codes change their layout
@@ -192,7 +192,8 @@ def _steps(p: Problem, step: int) -> bool:
 
 
 def _half(p: Problem) -> bool:
-    return p.x in ("bf16", "fp16")
+    """Whether x is of 16 bits, and rows of the weight can be copied 16 bytes at a time."""
+    return p.x in ("bf16", "fp16") and p.width % 16 == 0
 
 
 ANY = 1 << 62
@@ -207,10 +208,10 @@ TABLE: tuple[Row, ...] = (
     Row("nvfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, "nvfp4"), "NVFP4, at most 64 rows of 16 bits", HMMA_ANY),
     Row("nvfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(0, "nvfp4"), "NVFP4, few rows of 16 bits", HMMA_ANY),
     # MXFP4's exponents are those of bfloat16, and beyond float16.
-    Row("mxfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16", "MXFP4, at most 8 rows of BF16", HMMA),
-    Row("mxfp4-16",   Schedule(64, 16, 128, 4, 3, 2, 2),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16", "MXFP4, at most 16 rows of BF16", HMMA),
-    Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16", "MXFP4, at most 64 rows of BF16", HMMA_ANY),
-    Row("mxfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= p.few and p.x == "bf16", "MXFP4, few rows of BF16", HMMA_ANY),
+    Row("mxfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: p.kind == "mxfp4" and p.m <= 8 and p.x == "bf16" and _half(p), "MXFP4, at most 8 rows of BF16", HMMA),
+    Row("mxfp4-16",   Schedule(64, 16, 128, 4, 3, 2, 2),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16" and _half(p), "MXFP4, at most 16 rows of BF16", HMMA),
+    Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16" and _half(p), "MXFP4, at most 64 rows of BF16", HMMA_ANY),
+    Row("mxfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= p.few and p.x == "bf16" and _half(p), "MXFP4, few rows of BF16", HMMA_ANY),
     Row("int4-8",     Schedule(32, 8, 64, 4, 4, 1, 4),      EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
     Row("int4-16",    Schedule(64, 16, 64, 4, 4, 2, 2),     EVERY, _streamed(16, "int4", 128), "INT4 in groups of 128, at most 16 rows of 16 bits", HMMA),
     Row("int4-few",   Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(0, "int4", 128), "INT4 in groups of 128, few rows of 16 bits", HMMA_ANY),
