@@ -11,7 +11,9 @@ from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import Weight
 from sparkwell.ops.device import as_target
+from sparkwell.ops.launch import recording
 from sparkwell.ops.moe import experts, experts_reference, grouped_linear
+from sparkwell.testing import assert_matches
 from sparkwell.verify.case import Maker
 from sparkwell.verify.weights import FORMATS, weight
 
@@ -55,6 +57,38 @@ def test_every_code_and_scale_of_nvfp4_is_exact(dtype: torch.dtype, target: str)
     scales = scales.view(torch.float8_e4m3fn).reshape(1, 4, 32)
     w = Nvfp4(codes[None], scales, torch.tensor([[1.0, 0.5, 3.0, 2.0**-20]]))
     assert torch.equal(columns(w, dtype, target), w.dequantize()[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["nvfp4", "mxfp4"])
+def test_codes_that_threads_hold_in_words_meet_their_columns(form: str, dtype: torch.dtype) -> None:
+    """Hopper, few rows: x comes in another order of columns."""
+    make = Maker(CPU)
+    w = weight(make, form, 1, 80, 256)
+    x = torch.eye(256, dtype=dtype)
+    with as_target("sm_90"):
+        parts = [
+            grouped_linear(some, w, None, out_dtype=torch.float32, backend="kernel")
+            for some in x.split(16)
+        ]
+        with recording() as launches:
+            grouped_linear(x[:16], w, None, backend="kernel")
+    assert not isinstance(w, torch.Tensor)
+    assert torch.equal(torch.cat(parts).T, w.dequantize()[0])
+    assert launches[0].choice.row.name == "fp4-turned-wgmma"
+
+
+@pytest.mark.parametrize("form", ["nvfp4", "mxfp4"])
+@pytest.mark.parametrize("width", [128, 192])
+def test_turned_columns_between_the_products(form: str, width: int) -> None:
+    """192 columns are no whole steps: the second product takes them as they are."""
+    make = Maker(CPU)
+    up, down = weight(make, form, 3, 2 * width, 128), weight(make, form, 3, 128, width)
+    x, factors = make.randn(4, 128, dtype=torch.float16), make.randn(4, 2)
+    ids = make.randint(0, 3, 4, 2, dtype=torch.int64)
+    with as_target("sm_90"):
+        got = experts(x, ids, factors, up, down, backend="kernel")
+    assert_matches(got, experts(x, ids, factors, up, down), "experts", "fp16")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

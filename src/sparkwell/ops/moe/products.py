@@ -67,9 +67,13 @@ def product(
     *,
     gather: bool = False,
     scatter: bool = False,
+    turns: bool = False,
     add: torch.Tensor | None = None,
 ) -> None:
-    """gather: x by a pair's row.  scatter: y by the pair.  add: to the product, may be y itself."""
+    """gather: x by a pair's row.  scatter: y by the pair.  add: to the product, may be y itself.
+
+    Where the schedule is turned, x is (`turned`).  turns: y is to be.
+    """
     s, p = choice.schedule, problem
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
@@ -88,7 +92,15 @@ def product(
         ASM=not interpreting(), LEFT=left, TYPE=kind, LAYOUT=layout.name, ALIGN=layout.align,
         GATED=p.gated, GATHER=gather, SCATTER=scatter, BLOCK_N=s.block_n, BLOCK_M=s.block_m,
         BLOCK_K=step, EVEN=p.k % step == 0, STAGES=s.num_stages, X_FACTORS=x.factors is not None,
+        TURNED=s.turned, TURNS=turns,
     )  # fmt: skip
+
+
+def turned(x: torch.Tensor) -> torch.Tensor:
+    """Columns in the order that `kernels.weights.turned_tile` has them in: of 32, 8 t + 4 e + p
+    stands at 8 p + 2 t + e."""
+    rows, k = x.shape
+    return x.reshape(rows, k // 32, 4, 2, 4).permute(0, 1, 4, 2, 3).reshape(rows, k)
 
 
 def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:

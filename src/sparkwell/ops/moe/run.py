@@ -20,7 +20,7 @@ from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
 from sparkwell.ops.moe.operand import Operand, operand
-from sparkwell.ops.moe.products import TYPES, Layout, Rows, product
+from sparkwell.ops.moe.products import TYPES, Layout, Rows, product, turned
 from sparkwell.ops.moe.schedule import (
     COMBINE,
     FP4_STEP,
@@ -73,7 +73,10 @@ def experts_rows(
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
 
     hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
-    product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True)
+    if chosen[0].schedule.turned:
+        ordered = turned(ordered)
+    turns = chosen[1].schedule.turned
+    product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
     parts = torch.empty(len(flat), width, dtype=torch.float32, device=x.device)

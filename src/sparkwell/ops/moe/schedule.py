@@ -54,6 +54,7 @@ class Schedule:
     """A block makes block_n outputs of block_m positions, block_k columns at a time.
 
     block_k 0: as many as a group allows, 32 at most.
+    turned: columns of x come in the order in which threads hold a weight's codes.
     """
 
     block_m: int
@@ -61,6 +62,7 @@ class Schedule:
     block_k: int
     num_warps: int
     num_stages: int = 1
+    turned: bool = False
 
     def step(self, group: int) -> int:
         """Columns at a time, for groups of `group` columns."""
@@ -222,6 +224,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
+    *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),
     *_rows("fp4-64",       Schedule(64, 64, 64, 4, 3),   _FP4),

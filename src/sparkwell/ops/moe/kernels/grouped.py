@@ -17,6 +17,8 @@ from sparkwell.ops.moe.kernels.weights import (
     group_factor,
     inside,
     row_factor,
+    turned_place,
+    turned_tile,
     weight_tile,
 )
 
@@ -49,7 +51,7 @@ def _sums(
     KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr, CONVERT: tl.constexpr,
     ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr, GATED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-    EVEN: tl.constexpr, STAGES: tl.constexpr,
+    EVEN: tl.constexpr, STAGES: tl.constexpr, TURNED: tl.constexpr,
 ):  # fmt: skip
     """Of the weight's `rows`, and of those n further where gated.  -> two of [BLOCK_N, BLOCK_M]"""
     SCALED: tl.constexpr = KIND == "fp8-block" or KIND == "int4"
@@ -77,20 +79,32 @@ def _sums(
         if x_scale_ptr is not None:
             x_factor = tl.load(x_scale_ptr + source * stride_xs + begin // GROUP * stride_xk)
             x_factor = x_factor[None, :]
-        weight = weight_tile(
-            w_ptr, scale_ptr, zero_ptr, rows, begin, k, stride_w, stride_s, stride_z,
-            KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
-        )  # fmt: skip
+        if TURNED:
+            weight = turned_tile(
+                w_ptr, scale_ptr, rows, begin, stride_w, stride_s,
+                KIND, GROUP, ASM, TYPE, BLOCK_N, BLOCK_K,
+            )  # fmt: skip
+        else:
+            weight = weight_tile(
+                w_ptr, scale_ptr, zero_ptr, rows, begin, k, stride_w, stride_s, stride_z,
+                KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
+            )  # fmt: skip
         total = _add_product(total, weight, x, factor * x_factor, SCALED)
         if GATED:
             if SCALED:
                 factor = group_factor(
                     scale_ptr, rows + n, begin, stride_s, KIND, LEFT, BLOCK_ROWS, GROUP
                 )[:, None]
-            weight = weight_tile(
-                w_ptr, scale_ptr, zero_ptr, rows + n, begin, k, stride_w, stride_s, stride_z,
-                KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
-            )  # fmt: skip
+            if TURNED:
+                weight = turned_tile(
+                    w_ptr, scale_ptr, rows + n, begin, stride_w, stride_s,
+                    KIND, GROUP, ASM, TYPE, BLOCK_N, BLOCK_K,
+                )  # fmt: skip
+            else:
+                weight = weight_tile(
+                    w_ptr, scale_ptr, zero_ptr, rows + n, begin, k, stride_w, stride_s, stride_z,
+                    KIND, GROUP, CONVERT, ASM, TYPE, BLOCK_N, BLOCK_K, EVEN,
+                )  # fmt: skip
             lifted = _add_product(lifted, weight, x, factor * x_factor, SCALED)
     return total, lifted
 
@@ -105,6 +119,7 @@ def _one_tile(
     ASM: tl.constexpr, LEFT: tl.constexpr, TYPE: tl.constexpr, GATED: tl.constexpr,
     SCATTER: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN: tl.constexpr, STAGES: tl.constexpr, X_FACTORS: tl.constexpr,
+    TURNED: tl.constexpr, TURNS: tl.constexpr,
 ):  # fmt: skip
     """Outputs `outer` of the rows `source` of x, to as many places from `first` on.
 
@@ -131,7 +146,7 @@ def _one_tile(
             x_ptr, x_scale_ptr, w_ptr, scale_ptr, zero_ptr, rows, source, n, k,
             stride_x, stride_xs, stride_xk, stride_w, stride_s, stride_z,
             KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED,
-            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES,
+            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, TURNED,
         )  # fmt: skip
     ROWWISE: tl.constexpr = KIND == "nvfp4" or KIND == "fp8-rows"
     if ROWWISE:
@@ -149,8 +164,9 @@ def _one_tile(
     if add_ptr is not None:
         added = add_ptr + goal[None, :] * stride_add + outer[:, None]
         total += tl.load(added, mask=mask, other=0.0).to(tl.float32)
+    column = turned_place(outer) if TURNS else outer
     tl.store(
-        y_ptr + goal[None, :] * stride_y + outer[:, None],
+        y_ptr + goal[None, :] * stride_y + column[:, None],
         total.to(y_ptr.dtype.element_ty),
         mask=mask,
     )
@@ -168,6 +184,7 @@ def grouped_kernel(
     GATED: tl.constexpr, GATHER: tl.constexpr, SCATTER: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr,
     STAGES: tl.constexpr, X_FACTORS: tl.constexpr,
+    TURNED: tl.constexpr, TURNS: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(n, BLOCK_N)
     outer = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -186,7 +203,7 @@ def grouped_kernel(
                 stride_y, stride_x, stride_xs, stride_xk, stride_add,
                 stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
                 KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED, SCATTER,
-                BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, X_FACTORS,
+                BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, X_FACTORS, TURNED, TURNS,
             )  # fmt: skip
     else:
         expert, first, count = tile_rows(
@@ -215,5 +232,5 @@ def grouped_kernel(
             stride_y, stride_x, stride_xs, stride_xk, stride_add,
             stride_we, stride_w, stride_se, stride_s, stride_ze, stride_z, stride_re,
             KIND, GROUP, BLOCK_ROWS, CONVERT, ASM, LEFT, TYPE, GATED, SCATTER,
-            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, X_FACTORS,
+            BLOCK_N, BLOCK_M, BLOCK_K, EVEN, STAGES, X_FACTORS, TURNED, TURNS,
         )  # fmt: skip
