@@ -10,7 +10,7 @@ PERPLEXITIES = "perplexity.jsonl"
 
 def render(folder: Path) -> str:
     """The document of perplexities, from the records in `folder`."""
-    same = ("model", "sha256", "window", "tokens", "device", "arithmetic")
+    same = ("model", "sha256", "window", "tokens", "device", "gpu", "arithmetic")
     entries = newest(read(folder / PERPLEXITIES), *same, "scheme")
     text = [
         "# Perplexity",
