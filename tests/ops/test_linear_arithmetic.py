@@ -1,5 +1,7 @@
 """Which arithmetic a linear layer gets on which GPU, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from sparkwell.formats import (
 from sparkwell.formats.fp8 import quantize_fp8_tokens
 from sparkwell.formats.nvfp4 import quantize_nvfp4, quantize_nvfp4_tokens
 from sparkwell.hardware.targets import TensorPath, target
-from sparkwell.ops.device import as_target
+from sparkwell.ops.device import Device, as_target
 from sparkwell.ops.linear import (
     linear,
     linear_decision,
@@ -175,6 +177,16 @@ def test_no_row_is_refused_without_a_reason() -> None:
     assert choice.row.name == "widened"
     reasons = [row.refusal(problem, target("sm_80")) for row in TABLE[:-1]]
     assert all(reason and reason.startswith("serves ") for reason in reasons)
+
+
+def test_a_known_product_stands_for_itself() -> None:
+    sm_90, sm_120 = target("sm_90"), target("sm_120")
+    assert product_like(Device(sm_90, 132, "NVIDIA H200")).name == "h200"
+    assert product_like(Device(sm_90, 132, "NVIDIA H100 80GB HBM3")).name == "h100-sxm"
+    assert product_like(Device(sm_90, 120, "NVIDIA H800 of another make")).name == "h100-pcie"
+    assert product_like(Device(sm_120, 132, "NVIDIA H200")).target is sm_120  # retargeted
+    with pytest.raises(BadInput, match="no product of target sm_87 is known"):
+        product_like(Device(replace(target("sm_80"), sm=87), 16))
 
 
 def test_few_rows_are_what_widening_costs() -> None:

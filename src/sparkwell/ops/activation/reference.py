@@ -1,7 +1,5 @@
 """SwiGLU in fp32 torch:  y = silu(gate) * up,  silu(g) = g * sigmoid(g)      (arXiv 2002.05202)."""
 
-from typing import Any
-
 import torch
 
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
@@ -16,8 +14,12 @@ def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def swiglu_quantized_reference(
-    gate_up: torch.Tensor, activations: str, **how: Any
+    gate_up: torch.Tensor,
+    activations: str,
+    *,
+    input_scale: torch.Tensor | None = None,
+    group: int = 128,
 ) -> Fp8Rows | Fp8Block | Nvfp4:
     """The meaning of `swiglu_quantized`: the product is rounded to gate_up's dtype first."""
     y = swiglu_reference(gate_up).to(gate_up.dtype)
-    return quantize_activations_reference(y, activations, **how)
+    return quantize_activations_reference(y, activations, input_scale=input_scale, group=group)

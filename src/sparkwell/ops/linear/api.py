@@ -12,17 +12,12 @@ from sparkwell.ops.backend import choose
 from sparkwell.ops.device import device_of
 from sparkwell.ops.linear.arithmetic import (
     Decision,
-    activations_of,
     check_arithmetic,
     check_pair,
     decide,
     memory_bound_rows,
 )
-from sparkwell.ops.linear.reference import (
-    linear_reference,
-    quantized_gemm_reference,
-    quantized_linear_reference,
-)
+from sparkwell.ops.linear.reference import linear_reference
 from sparkwell.ops.quantize import quantize_activations
 
 
@@ -62,7 +57,7 @@ def linear(
     if out_dtype is None:
         out_dtype = torch.bfloat16 if isinstance(x, Quantized) else x.dtype
     if served_by == "reference":
-        return _reference(x, weight, bias, arithmetic).to(out_dtype)
+        return linear_reference(x, weight, bias, arithmetic=arithmetic).to(out_dtype)
     from sparkwell.ops.linear.both import multiply_quantized
     from sparkwell.ops.linear.run import multiply_as_is, multiply_plain
 
@@ -118,16 +113,3 @@ def _check(x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor
         )
     if isinstance(x, Quantized):
         check_pair(x, weight)
-
-
-def _reference(
-    x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor | None, arithmetic: str
-) -> torch.Tensor:
-    if isinstance(x, torch.Tensor):
-        activations = activations_of(arithmetic, weight)
-        if activations == "none" or isinstance(weight, torch.Tensor):
-            return linear_reference(x, weight, bias)
-        return quantized_linear_reference(x, weight, bias, activations=activations)
-    assert isinstance(weight, Quantized)
-    y = quantized_gemm_reference(x, weight)
-    return y if bias is None else y + bias.float()

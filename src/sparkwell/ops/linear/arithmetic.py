@@ -16,7 +16,7 @@ from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.quantized import Activations, Quantized
 from sparkwell.formats.weights import QuantizedTensor, Weight, kind
-from sparkwell.hardware.gpus import GPUS, Gpu
+from sparkwell.hardware.gpus import GPUS, Gpu, match_device_name
 from sparkwell.hardware.targets import Feature
 from sparkwell.ops.device import Device
 
@@ -39,7 +39,10 @@ class Decision:
 
 @cache
 def product_like(device: Device) -> Gpu:
-    """The product whose figures stand for a device: of its target, with as many SMs, or nearly."""
+    """The product whose figures stand for a device: itself, or one of its target and SM count."""
+    known = match_device_name(device.product) if device.product else None
+    if known is not None and known.target is device.target:
+        return known
     alike = [gpu for gpu in GPUS if gpu.target is device.target]
     if not alike:
         raise BadInput(f"no product of target {device.target.name} is known")

@@ -20,12 +20,24 @@ from sparkwell.formats.mxfp4 import quantize_mxfp4
 from sparkwell.formats.nvfp4 import quantize_nvfp4_tokens
 from sparkwell.formats.quantized import Activations
 from sparkwell.formats.weights import QuantizedTensor, Weight, dequantize
+from sparkwell.ops.linear.arithmetic import activations_of
 
 
 def linear_reference(
-    x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None
+    x: torch.Tensor | QuantizedTensor,
+    weight: Weight,
+    bias: torch.Tensor | None = None,
+    *,
+    arithmetic: str = "auto",
 ) -> torch.Tensor:
-    """The meaning of `linear`, in fp32.  [..., K], [N, K], [N] -> [..., N]"""
+    """The meaning of `linear`, in fp32.  [..., K], [N, K], [N] -> [..., N]
+
+    arithmetic: one whose activations are quantized quantizes x first; "auto" leaves it as it is.
+    """
+    if not isinstance(x, torch.Tensor):
+        x = x.dequantize()
+    elif not isinstance(weight, torch.Tensor):
+        x = activations_reference(x, weight, activations_of(arithmetic, weight))
     bias = None if bias is None else bias.float()
     return functional.linear(x.float(), dequantize(weight), bias)
 

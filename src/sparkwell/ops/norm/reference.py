@@ -4,8 +4,6 @@ RMSNorm:    y = x / sqrt(mean(x^2) + eps) * weight                     (arXiv 19
 LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias     (arXiv 1607.06450)
 """
 
-from typing import Any
-
 import torch
 
 from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
@@ -28,11 +26,17 @@ def add_rms_norm_reference(
 
 
 def rms_norm_quantized_reference(
-    x: torch.Tensor, weight: torch.Tensor, *, eps: float, activations: str, **how: Any
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    activations: str,
+    input_scale: torch.Tensor | None = None,
+    group: int = 128,
 ) -> Fp8Rows | Fp8Block | Nvfp4:
     """The meaning of `rms_norm_quantized`: the norm is rounded to x's dtype first."""
     y = rms_norm_reference(x, weight, eps=eps).to(x.dtype)
-    return quantize_activations_reference(y, activations, **how)
+    return quantize_activations_reference(y, activations, input_scale=input_scale, group=group)
 
 
 def add_rms_norm_quantized_reference(
@@ -42,11 +46,13 @@ def add_rms_norm_quantized_reference(
     *,
     eps: float,
     activations: str,
-    **how: Any,
+    input_scale: torch.Tensor | None = None,
+    group: int = 128,
 ) -> tuple[torch.Tensor, Fp8Rows | Fp8Block | Nvfp4]:
     """The meaning of `add_rms_norm_quantized`."""
     total, y = add_rms_norm_reference(x, delta, weight, eps=eps)
-    rows = quantize_activations_reference(y.to(x.dtype), activations, **how)
+    y = y.to(x.dtype)
+    rows = quantize_activations_reference(y, activations, input_scale=input_scale, group=group)
     return total.to(x.dtype), rows
 
 
