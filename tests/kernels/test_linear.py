@@ -1,5 +1,6 @@
 """Linear layers: packed instructions, targets without FP8 units, quantizers that are fused."""
 
+import itertools
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from sparkwell.formats.floats import e2m1_decode, e4m3_decode
 from sparkwell.formats.fp8 import Fp8Rows
+from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.ops.activation import swiglu, swiglu_quantized
 from sparkwell.ops.device import as_target
 from sparkwell.ops.kernels import nibbles
@@ -191,3 +193,15 @@ def test_rows_of_a_weight_beyond_2_to_31_bytes(dtype: torch.dtype, cpu: torch.de
     with as_target("sm_121"):
         got = linear(x, weight, out_dtype=torch.float32, backend="kernel")
     assert_matches(got, linear(x, weight, out_dtype=torch.float32), "matmul", "fp32")
+
+
+def test_sums_of_nothing_are_the_bias(cpu: torch.device) -> None:
+    e4m3 = torch.float8_e4m3fn
+    fp4 = Nvfp4(torch.empty(5, 0, dtype=torch.uint8), torch.empty(5, 0, dtype=e4m3), torch.ones(5))
+    fp8, bias = Fp8Rows(torch.empty(5, 0, dtype=e4m3), torch.ones(5)), torch.arange(5.0)
+    with as_target("sm_121"):
+        for weight, kind in itertools.product((fp4, fp8), (torch.bfloat16, torch.float32)):
+            got = linear(torch.empty(3, 0, dtype=kind), weight, bias, backend="kernel")
+            assert torch.equal(got.float(), bias.expand(3, 5)), weight
+        none = Fp8Rows(torch.empty(0, 64, dtype=e4m3), torch.empty(0))
+        assert linear(torch.ones(2, 64).bfloat16(), none, backend="kernel").shape == (2, 0)

@@ -2,6 +2,8 @@
 
 On a GPU a float weight is multiplied by torch's own matrix product."""
 
+import math
+
 import torch
 
 from sparkwell.errors import BadInput
@@ -66,12 +68,12 @@ def linear(
         return multiply_quantized(x, weight, bias, out_dtype)
     if isinstance(weight, torch.Tensor):
         return multiply_plain(x, weight, bias, out_dtype)
-    rows = x.numel() // max(1, x.shape[-1])
+    rows = math.prod(x.shape[:-1])
     decision = decide(rows, weight, device_of(x.device), arithmetic)
     if decision.activations == "none":
         return multiply_as_is(x, weight, bias, out_dtype)
     given = getattr(weight, "input_scale", None)
-    flat = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(rows, x.shape[-1])
     group = weight.block[1] if isinstance(weight, Fp8Block) else 128
     quantized = quantize_activations(
         flat, decision.activations, input_scale=given, group=group, backend="kernel"
@@ -86,7 +88,7 @@ def linear_decision(x: torch.Tensor, weight: Weight, arithmetic: str = "auto") -
     x: [..., K]; its values are not read.
     Raises as `linear` does.
     """
-    return decide(x.numel() // max(1, x.shape[-1]), weight, device_of(x.device), arithmetic)
+    return decide(math.prod(x.shape[:-1]), weight, device_of(x.device), arithmetic)
 
 
 def linear_in_words(weight: Weight, device: torch.device) -> str:

@@ -1,5 +1,6 @@
 """Launches of linear layers with quantized weights whose x is left as it is."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,8 @@ def operand(weight: QuantizedTensor) -> Operand:
     if isinstance(weight, Fp8Block | Fp8Rows):
         codes = unit_stride(weight.values.view(torch.uint8))
         if isinstance(weight, Fp8Rows):
-            return Operand("fp8", codes, None, None, weight.scales.contiguous(), codes.shape[1])
+            factor, k = weight.scales.contiguous(), codes.shape[1]
+            return Operand("fp8", codes, None, None, factor, max(1, k))
         group_n, group_k = weight.block
         return Operand("fp8", codes, unit_stride(weight.scales), None, None, group_k, group_n)
     codes = unit_stride(weight.codes)
@@ -85,7 +87,7 @@ def multiply_as_is(
 ) -> torch.Tensor:
     """x W^T + bias of checked operands, x [..., K] not quantized.  -> [..., N]"""
     n, k = weight.shape
-    rows = unit_stride(x.reshape(-1, k))
+    rows = unit_stride(x.reshape(math.prod(x.shape[:-1]), k))
     if isinstance(weight, Int4Group) and weight.order is not None:
         rows = rows.index_select(1, weight.order)
     device = device_of(x.device)
@@ -181,7 +183,9 @@ def multiply_plain(
         return functional.linear(x, weight.to(x.dtype), bias)
     if x.dtype == weight.dtype and out_dtype == torch.float32:
         # Half-precision operands as they are: a wider copy of the weight would be made every time.
-        y = torch.mm(x.reshape(-1, x.shape[-1]), weight.t(), out_dtype=out_dtype)
+        y = torch.mm(
+            x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight.t(), out_dtype=out_dtype
+        )
         y = y.reshape(*x.shape[:-1], len(weight))
     else:
         y = functional.linear(x.to(out_dtype), weight.to(out_dtype))

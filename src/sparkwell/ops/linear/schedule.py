@@ -103,7 +103,7 @@ def parts(p: Problem, s: Schedule, sms: int) -> Parts:
     unit = max(s.block_k, 16 * {"nvfp4": 8, "mxfp4": 16}.get(p.kind, 1))
     units, shares = -(-p.width // unit), max(1, s.shares)
     wanted = max(1, min(s.fill * sms // max(1, tiles), p.width // (2 * s.block_k * shares)))
-    chunk = -(-units // (wanted * shares)) * unit
+    chunk = max(1, -(-units // (wanted * shares))) * unit
     count = max(1, -(-p.width // (chunk * shares)))
     return Parts(chunk, count, p.width == chunk * shares * count)
 
@@ -193,7 +193,7 @@ def _steps(p: Problem, step: int) -> bool:
 
 def _half(p: Problem) -> bool:
     """Whether x is of 16 bits, and rows of the weight can be copied 16 bytes at a time."""
-    return p.x in ("bf16", "fp16") and p.width % 16 == 0
+    return p.x in ("bf16", "fp16") and p.width > 0 and p.width % 16 == 0
 
 
 ANY = 1 << 62
