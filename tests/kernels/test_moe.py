@@ -60,7 +60,7 @@ def test_every_code_and_scale_of_nvfp4_is_exact(dtype: torch.dtype, target: str)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("form", ["nvfp4", "mxfp4"])
+@pytest.mark.parametrize("form", ["nvfp4", "mxfp4", "fp8-block", "fp8-rows"])
 def test_codes_that_threads_hold_in_words_meet_their_columns(form: str, dtype: torch.dtype) -> None:
     """Hopper, few rows: x comes in another order of columns."""
     make = Maker(CPU)
@@ -75,10 +75,10 @@ def test_codes_that_threads_hold_in_words_meet_their_columns(form: str, dtype: t
             grouped_linear(x[:16], w, None, backend="kernel")
     assert not isinstance(w, torch.Tensor)
     assert torch.equal(torch.cat(parts).T, w.dequantize()[0])
-    assert launches[0].choice.row.name == "fp4-turned-wgmma"
+    assert launches[0].choice.row.name == f"fp{8 if form.startswith('fp8') else 4}-turned-wgmma"
 
 
-@pytest.mark.parametrize("form", ["nvfp4", "mxfp4"])
+@pytest.mark.parametrize("form", ["nvfp4", "mxfp4", "fp8-block", "fp8-rows"])
 @pytest.mark.parametrize("width", [128, 192])
 def test_turned_columns_between_the_products(form: str, width: int) -> None:
     """192 columns are no whole steps: the second product takes them as they are."""

@@ -420,7 +420,8 @@ def test_fp8_operands_of_both_products() -> None:
 def test_arithmetic_that_does_not_fit_is_refused() -> None:
     x, ids, factors = randn(2, 8), torch.zeros(2, 1, dtype=torch.int64), randn(2, 1)
     up, down = randn(1, 12, 8), randn(1, 8, 6)
-    with pytest.raises(BadInput, match="arithmetic is 'fast', want one of auto, w4a16, w4a4, w8a16, w8a8"):
+    wanted = "auto, w4a16, w4a4, w8a16, w8a8"
+    with pytest.raises(BadInput, match=f"arithmetic is 'fast', want one of {wanted}"):
         experts(x, ids, factors, up, down, arithmetic="fast")
     with pytest.raises(BadInput, match="'w8a8' for weights of float32 and float32, want Fp8Block"):
         experts(x, ids, factors, up, down, arithmetic="w8a8")

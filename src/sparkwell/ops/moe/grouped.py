@@ -12,7 +12,7 @@ from sparkwell.formats.weights import Weight
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import device_of
 from sparkwell.ops.moe.operand import Operand, operand
-from sparkwell.ops.moe.products import TYPES, Layout, Rows, product, turned
+from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
     FP4_STEP,
     GROUP,
@@ -56,8 +56,7 @@ def grouped_rows(
     problem = _problem(rows, stored, out, expected, align if layout in ("rows", "ends") else 0)
     choice = pick("grouped_linear", TABLE, problem, device_of(out.device).target, shared=shared)
     tall = choice.schedule.block_m
-    if choice.schedule.turned:
-        rows = replace(rows, values=turned(rows.values))
+    rows = replace(rows, values=turned(rows.values, bits(choice, stored)))
     depth = total // num if counted else total
     # Groups hold about what is expected, not all they have room for: half as much again is ready.
     slots = triton.cdiv(min(depth, 3 * (each or depth) // 2), tall) if counted else 1

@@ -67,16 +67,17 @@ def product(
     *,
     gather: bool = False,
     scatter: bool = False,
-    turns: bool = False,
+    turns: int = 0,
     add: torch.Tensor | None = None,
 ) -> None:
     """gather: x by a pair's row.  scatter: y by the pair.  add: to the product, may be y itself.
 
-    Where the schedule is turned, x is (`turned`).  turns: y is to be.
+    Where the schedule is turned, x is (`turned`).  turns: bits of the codes for which y is to be.
     """
     s, p = choice.schedule, problem
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
+    convert = convert and not s.turned  # which takes codes out of words by integer steps
     pointers = weight.pointers
     if x.factors is not None:  # the units take scales by their type
         assert weight.scales is not None
@@ -96,11 +97,19 @@ def product(
     )  # fmt: skip
 
 
-def turned(x: torch.Tensor) -> torch.Tensor:
-    """Columns in the order that `kernels.weights.turned_tile` has them in: of 32, 8 t + 4 e + p
-    stands at 8 p + 2 t + e."""
+def bits(choice: Choice, weight: Operand) -> int:
+    """Of the codes for which a schedule wants x turned; 0: it does not."""
+    return 0 if not choice.schedule.turned else 8 if weight.kind.startswith("fp8") else 4
+
+
+def turned(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Columns in the order that `kernels.turned` says; x itself for 0 bits."""
+    if not bits:
+        return x
     rows, k = x.shape
-    return x.reshape(rows, k // 32, 4, 2, 4).permute(0, 1, 4, 2, 3).reshape(rows, k)
+    pairs = 16 // bits  # of a word
+    parts = x.reshape(rows, k // (8 * pairs), 4, 2, pairs)
+    return parts.permute(0, 1, 4, 2, 3).reshape(rows, k)
 
 
 def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:

@@ -20,7 +20,7 @@ from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
 from sparkwell.ops.moe.operand import Operand, operand
-from sparkwell.ops.moe.products import TYPES, Layout, Rows, product, turned
+from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
     COMBINE,
     FP4_STEP,
@@ -73,9 +73,7 @@ def experts_rows(
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
 
     hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
-    if chosen[0].schedule.turned:
-        ordered = turned(ordered)
-    turns = chosen[1].schedule.turned
+    ordered, turns = turned(ordered, bits(chosen[0], up)), bits(chosen[1], back)
     product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)

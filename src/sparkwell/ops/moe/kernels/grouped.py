@@ -12,13 +12,12 @@ import triton.language as tl
 
 from sparkwell.ops.moe.kernels.fp4 import fp4_sums
 from sparkwell.ops.moe.kernels.places import tile_rows
+from sparkwell.ops.moe.kernels.turned import turned_place, turned_tile
 from sparkwell.ops.moe.kernels.weights import (
     e4m3_tile,
     group_factor,
     inside,
     row_factor,
-    turned_place,
-    turned_tile,
     weight_tile,
 )
 
@@ -164,7 +163,7 @@ def _one_tile(
     if add_ptr is not None:
         added = add_ptr + goal[None, :] * stride_add + outer[:, None]
         total += tl.load(added, mask=mask, other=0.0).to(tl.float32)
-    column = turned_place(outer) if TURNS else outer
+    column = turned_place(outer, TURNS) if TURNS > 0 else outer
     tl.store(
         y_ptr + goal[None, :] * stride_y + column[:, None],
         total.to(y_ptr.dtype.element_ty),

@@ -63,7 +63,7 @@ def _int4(codes, zero_ptr, TYPE: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _block_scale(scale, MX: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+def block_scale(scale, MX: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
     """Scale bytes as numbers; NVFP4's for `_e2m1`: times 2^119 in bfloat16, else 2^7."""
     if MX:  # exponent bits, but for the smallest (subnormal) and NaN
         bits = scale.to(tl.int32)
@@ -132,7 +132,7 @@ def weight_tile(
             )
             tile = _columns(_e2m1(codes, KIND == "mxfp4", TYPE, ASM), ROWS, COLS)
             tile = _times_groups(
-                tile, _block_scale(scale, KIND == "mxfp4", TYPE, ASM), ROWS, COLS, GROUP
+                tile, block_scale(scale, KIND == "mxfp4", TYPE, ASM), ROWS, COLS, GROUP
             )
     return tile
 
@@ -158,90 +158,3 @@ def row_factor(scale_ptr, row_scale_ptr, rows, KIND: tl.constexpr, LEFT: tl.cons
     else:
         scale = tl.load(scale_ptr + rows)
     return scale * LEFT
-
-
-# Four-bit codes eight at a time: an int32 holds columns 8 t to 8 t + 7 of a group of 32, and column
-# 8 t + 4 e + p stands at 8 p + 2 t + e: where the product of matrix units wants it of a thread that
-# has the int32.  Rows of x come in that order (`turned_place`), so no code changes hands.
-
-_TURN_BF16 = tl.constexpr("""{ .reg .b32 s, m;
-shl.b32 s, $8, 12; shl.b32 m, $8, 6; and.b32 m, m, 0x01C001C0; lop3.b32 m, s, 0x80008000, m, 0xEA;
-mov.b32 {$0, $1}, m;
-shl.b32 s, $8, 8; shl.b32 m, $8, 2; and.b32 m, m, 0x01C001C0; lop3.b32 m, s, 0x80008000, m, 0xEA;
-mov.b32 {$2, $3}, m;
-shl.b32 s, $8, 4; shr.b32 m, $8, 2; and.b32 m, m, 0x01C001C0; lop3.b32 m, s, 0x80008000, m, 0xEA;
-mov.b32 {$4, $5}, m;
-shr.b32 m, $8, 6; and.b32 m, m, 0x01C001C0; lop3.b32 m, $8, 0x80008000, m, 0xEA;
-mov.b32 {$6, $7}, m; }""")
-_TURN_F16 = tl.constexpr("""{ .reg .b32 s, m;
-shl.b32 s, $8, 12; shl.b32 m, $8, 9; and.b32 m, m, 0x0E000E00; lop3.b32 m, s, 0x80008000, m, 0xEA;
-mov.b32 {$0, $1}, m;
-shl.b32 s, $8, 8; shl.b32 m, $8, 5; and.b32 m, m, 0x0E000E00; lop3.b32 m, s, 0x80008000, m, 0xEA;
-mov.b32 {$2, $3}, m;
-shl.b32 s, $8, 4; shl.b32 m, $8, 1; and.b32 m, m, 0x0E000E00; lop3.b32 m, s, 0x80008000, m, 0xEA;
-mov.b32 {$4, $5}, m;
-shr.b32 m, $8, 3; and.b32 m, m, 0x0E000E00; lop3.b32 m, $8, 0x80008000, m, 0xEA;
-mov.b32 {$6, $7}, m; }""")
-_OUTPUTS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r")
-
-
-@triton.jit
-def turned_place(column):
-    """Where a column of x stands in rows for `turned_tile`."""
-    return column // 32 * 32 + column % 4 * 8 + column % 32 // 8 * 2 + column % 8 // 4
-
-
-@triton.jit
-def _one_of_eight(word, AT: tl.constexpr, TYPE: tl.constexpr):
-    """e2m1 number AT of a word, as `_e2m1` has it; what the instructions below do at once."""
-    code = (word >> (4 * AT)) & 15
-    LEFT: tl.constexpr = 6 if tl.bfloat16 == TYPE else 9
-    bits = ((code & 7) << LEFT) | ((code & 8) << 12)
-    return bits.to(tl.int16).to(TYPE, bitcast=True)
-
-
-@triton.jit
-def _eight(word, TYPE: tl.constexpr, ASM: tl.constexpr):
-    """[..., ROWS, COLS / 8] int32 -> the same with dimensions e, half and s of p = 2 s + half."""
-    if ASM and tl.bfloat16 == TYPE:
-        a, b, c, d, e, f, g, h = tl.inline_asm_elementwise(
-            _TURN_BF16, _OUTPUTS, [word],
-            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
-             tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), True, 1,
-        )  # fmt: skip
-    elif ASM:
-        a, b, c, d, e, f, g, h = tl.inline_asm_elementwise(
-            _TURN_F16, _OUTPUTS, [word],
-            (tl.float16, tl.float16, tl.float16, tl.float16,
-             tl.float16, tl.float16, tl.float16, tl.float16), True, 1,
-        )  # fmt: skip
-    else:
-        a, b = _one_of_eight(word, 0, TYPE), _one_of_eight(word, 4, TYPE)
-        c, d = _one_of_eight(word, 1, TYPE), _one_of_eight(word, 5, TYPE)
-        e, f = _one_of_eight(word, 2, TYPE), _one_of_eight(word, 6, TYPE)
-        g, h = _one_of_eight(word, 3, TYPE), _one_of_eight(word, 7, TYPE)
-    low = tl.join(tl.join(a, b), tl.join(c, d))
-    high = tl.join(tl.join(e, f), tl.join(g, h))
-    return tl.join(low, high)
-
-
-@triton.jit
-def turned_tile(
-    w_ptr, scale_ptr, rows, first, stride_w, stride_s, KIND: tl.constexpr, GROUP: tl.constexpr,
-    ASM: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-):  # fmt: skip
-    """`weight_tile` of NVFP4 or MXFP4, whole steps, columns turned.  -> [ROWS, COLS] of TYPE"""
-    word_ptr = (w_ptr + rows * stride_w + first // 2).to(tl.pointer_type(tl.int32))
-    word = tl.load(word_ptr[:, None] + tl.arange(0, COLS // 8)[None, :])
-    group = first // GROUP + tl.arange(0, COLS // GROUP)[None, :]
-    scale = tl.load(scale_ptr + rows[:, None] * stride_s + group)
-    MX: tl.constexpr = KIND == "mxfp4"
-    factor = _block_scale(scale, MX, TYPE, ASM)  # [ROWS, COLS / GROUP]
-    WORDS: tl.constexpr = GROUP // 8
-    factor = tl.broadcast_to(factor[:, :, None], (ROWS, COLS // GROUP, WORDS))
-    factor = tl.reshape(factor, (ROWS, COLS // 32, 4))[:, :, :, None, None, None]
-    tile = tl.reshape(_eight(word, TYPE, ASM), (ROWS, COLS // 32, 4, 2, 2, 2))
-    if MX and tl.bfloat16 == TYPE:
-        tile = (tile * 8.507059173023462e37).to(TYPE)  # 2^126
-    tile = tl.permute(tile * factor, (0, 1, 5, 4, 2, 3))  # s, half, t, e
-    return tl.reshape(tile, (ROWS, COLS))
