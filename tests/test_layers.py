@@ -23,7 +23,8 @@ MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
     "models": BASE | {"hardware", "formats", "checkpoints", "ops"},
     "engine": BASE | {"hardware", "formats", "checkpoints", "ops", "models"},
     "server": BASE | {"engine"},
-    "bench": BASE | {"hardware", "formats", "ops", "verify", "models", "engine", "compat"},
+    "bench": BASE
+    | {"hardware", "formats", "checkpoints", "ops", "verify", "models", "engine", "compat"},
     "cli": BASE
     | {"hardware", "formats", "checkpoints", "ops", "models", "engine", "server"}
     | {"verify", "bench"},

@@ -11,7 +11,7 @@ import torch
 from bench.fakes import FakeClock, bench, reference_as_kernel
 from sparkwell.bench.cases import LINES, Line
 from sparkwell.bench.kernels import OURS, _entry, run_line, run_lines, shown
-from sparkwell.bench.peers import PEERS, PeerMissing, Peers
+from sparkwell.bench.peers import PeerMissing, Peers
 from sparkwell.bench.protocol import Sample
 from sparkwell.errors import BadInput
 from sparkwell.verify.case import Case, Maker
@@ -180,10 +180,6 @@ def test_a_peer_is_called_with_what_our_op_gets(peer: str, loaders: Path) -> Non
     assert entry["ratio"] == pytest.approx(1.0)
 
 
-def test_no_adapter_is_left_out() -> None:
-    assert set(CASES) == set(PEERS)
-
-
 def test_the_record_says_all(loaders: Path, tmp_path: Path) -> None:
     line = Line(small("mla_sparse"), ("flash_mla_sparse", "fa3"), 1.7)
     out = tmp_path / "records" / "kernels.jsonl"
@@ -206,6 +202,16 @@ def test_the_ratio_is_the_fastest_peers_time_over_ours(loaders: Path) -> None:
     assert entry["ratio"] == 0.5
     nbytes = 2 * (128 * 1152 + 8 * (1088 * 2 + 4))
     assert entry["floor_us"] == pytest.approx(nbytes / 1000e9 * 1e6, abs=0.01)
+
+
+def test_a_share_of_the_floor_may_be_wanted(loaders: Path) -> None:
+    line = Line(small("mla_paged"), ("flash_mla_dense",), 1.2, of_floor=0.6)
+    floor = line.case.timing.nbytes / 1e6  # type: ignore[union-attr]
+    for us, verdict in ((floor / 0.61, "met"), (floor / 0.59, "missed")):
+        samples = {OURS: Sample(us, us, us), "flash_mla_dense": Sample(2 * us, us, us)}
+        entry = _entry(line, bench(Peers(loaders)), samples, {}, [], 2)
+        assert entry["want_of_floor"] == 0.6
+        assert f"2.00x (want 1.2, 60 % of the floor: {verdict})" in shown(entry)
 
 
 def test_a_wrong_kernel_is_not_timed(

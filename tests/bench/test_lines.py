@@ -29,12 +29,32 @@ GOALS = {
     "fp8-16x32768-h32": 1.0,
     "2048-of-1048576-b16": 1.0,
     "causal-8192-h32-kv8-d128": 0.8,
+    "nvfp4-w4a16-1x6144x4096": 1.5,
+    "nvfp4-w4a16-16x2048x6144": 2.0,
+    "nvfp4-w4a16-64x2048x6144": 1.1,
+    "nvfp4-w4a16-256x28672x4096": 1.1,
+    "nvfp4-w4a16-4096x4096x14336": 1.4,
+    "int4-w4a16-1x2048x6144": 1.0,
+    "fp8-w8a8-1x7168x2048": 1.3,
+    "fp8-w8a8-16x24576x1536": 1.3,
+    "fp8-w8a8-128x24576x1536": None,
+    "fp8-w8a8-4096x4096x7168": 0.8,
+    "fp8-w8a16-16x4096x7168": 1.3,
+    "fp8-v3-up-prefill-4096": 0.75,
+    "fp8-glm5-down-decode-64": 1.1,
+    "nvfp4-w4a16-glm5-b64": 1.2,
 }
 
 
 @pytest.mark.parametrize(("name", "want"), GOALS.items())
-def test_goals(name: str, want: float) -> None:
+def test_goals(name: str, want: float | None) -> None:
     assert BY_NAME[name].want == want
+
+
+def test_one_token_of_experts_is_near_the_memorys_time() -> None:
+    assert {line.name: line.of_floor for line in LINES if line.of_floor} == {
+        "nvfp4-w4a16-glm5-b1": 0.6
+    }
 
 
 def test_every_timed_case_has_a_line_and_names_are_unique() -> None:
@@ -80,5 +100,10 @@ def test_lines_are_chosen_by_op_and_part_of_the_name() -> None:
         "decode-656B-2048-b1-h8",
         *(f"prefill-bf16-4096x2048-h{h}" for h in (16, 64, 128)),
     }
+    assert {line.case.op for line in chosen(["linear"])} == {"linear"}
+    assert {line.name for line in chosen(["experts"])} == {
+        f"nvfp4-w4a16-glm5-b{tokens}" for tokens in (1, 8, 64)
+    }
+    assert len(chosen(["linear"], ["nvfp4"])) == 24 and len(chosen(["grouped"])) == 12
     with pytest.raises(BadInput, match="no case fits"):
         chosen(["nothing"])

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sparkwell.bench.cases import met
 from sparkwell.bench.table import KERNELS, SOAKS, newest, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +67,32 @@ def test_a_row_says_whether_its_goal_is_met(tmp_path: Path) -> None:
     assert "1 of 2 goals met" in text
     assert "| 40 % | FlashMLA 90.0 | 1.80 | 1.7 | met |" in text
     assert "| 1.69 | 1.7 | missed |" in text and "| FlashMLA: none |  | 1.9" not in text
+
+
+def test_a_share_of_the_floor_is_a_goal_too(tmp_path: Path) -> None:
+    one = entry(op="experts", case="nvfp4-w4a16-glm5-b1", want=1.2, want_of_floor=0.6, ratio=1.3)
+    text = rendered(tmp_path, one | {"floor_us": 30.0})
+    assert "### Experts, the whole layer (`experts`): 1 of 1 goals met" in text
+    assert "| 1.30 | 1.2, 60 % of the floor | met |" in text
+    assert "0 of 1 goals met" in rendered(tmp_path, one | {"floor_us": 29.0})
+    assert "0 of 0 goals met" in rendered(tmp_path, one | {"floor_us": 30.0, "ratio": None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"ratio": 1.2}, True),
+        ({"ratio": 1.19}, False),
+        ({"ratio": None}, None),
+        ({"want": None}, None),
+        ({"want_of_floor": 0.4, "ratio": 1.3}, True),
+        ({"want_of_floor": 0.41, "ratio": 1.3}, False),
+        ({"want_of_floor": 0.41, "ratio": None}, False),
+        ({"want_of_floor": 0.4, "want": None, "ratio": None}, True),
+    ],
+)
+def test_met(changes: dict[str, Any], want: bool | None) -> None:
+    assert met(entry(want=1.2) | changes) is want
 
 
 def test_the_newest_record_counts(tmp_path: Path) -> None:

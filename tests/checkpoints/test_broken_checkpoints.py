@@ -18,14 +18,15 @@ from checkpoints.checkpoint_files import (
     write_shards,
 )
 from sparkwell.checkpoints.reader import Checkpoint
-from sparkwell.checkpoints.schemes import check_tensors, read_weight, scheme
+from sparkwell.checkpoints.schemes import check_tensors, read_weight
+from sparkwell.checkpoints.survey import survey
 from sparkwell.errors import BadCheckpoint
-from sparkwell.formats.weights import quantize_fp8_block
+from sparkwell.formats.fp8 import quantize_fp8_block
 
 AGAIN = "download the file again: it is damaged or cut off"
 TWO = {"a": torch.ones(2, 3), "b": torch.ones(4)}
 VERSIONS = "download index and files again; they may be of different versions"
-SUPPORTED = "no quantization, or FP8 with a scale per 128 x 128 block (DeepSeek's format)"
+SUPPORTED = "no quantization, DeepSeek's FP8, compressed-tensors (FP8, NVFP4, MXFP4, INT4), "
 
 
 def refusal(folder: Path) -> BadCheckpoint:
@@ -431,7 +432,7 @@ def test_missing_tensor(tmp_path: Path) -> None:
 
 
 def test_surplus_tensor(tmp_path: Path) -> None:
-    tensors = TWO | {"d": torch.ones(7), "d_scale_inv": torch.ones(1), "fine": torch.ones(1)}
+    tensors = TWO | {"d": torch.ones(7), "fine": torch.ones(1)}
     checkpoint = Checkpoint.open(write_folder(tmp_path, tensors))
     assert_says(
         mismatch(checkpoint, {"a": (2, 3), "b": (4,)}),
@@ -442,12 +443,6 @@ def test_surplus_tensor(tmp_path: Path) -> None:
         wanted="absent",
         do="check that config.json and the weights",
     )
-
-
-def test_scales_of_nothing_are_surplus(tmp_path: Path) -> None:
-    tensors = TWO | {"d_scale_inv": torch.ones(1)}
-    checkpoint = Checkpoint.open(write_folder(tmp_path, tensors))
-    assert "tensor  d_scale_inv" in str(mismatch(checkpoint, {"a": (2, 3), "b": (4,)}))
 
 
 def test_misshaped_tensor(tmp_path: Path) -> None:
@@ -483,21 +478,15 @@ def test_all_at_once_in_one_error(tmp_path: Path) -> None:
 def scheme_refusal(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> BadCheckpoint:
     checkpoint = Checkpoint.open(write_folder(folder, tensors, LLAMA | config))
     with pytest.raises(BadCheckpoint) as caught:
-        scheme(checkpoint.config, checkpoint)
+        survey(checkpoint).check()
     return caught.value
 
 
 @pytest.mark.parametrize(
     ("declared", "came"),
     [
-        ({"quant_method": "compressed-tensors"}, "quant_method = 'compressed-tensors'"),
-        ({"quant_method": "modelopt"}, "quant_method = 'modelopt'"),
-        ({"quant_method": "awq", "bits": 4}, "quant_method = 'awq'"),
-        ({"quant_method": "gptq"}, "quant_method = 'gptq'"),
-        ({"quant_method": "mxfp4"}, "quant_method = 'mxfp4'"),
         ({"quant_method": "bitsandbytes"}, "quant_method = 'bitsandbytes'"),
         ({"load_in_4bit": True}, "quant_method = None"),
-        ({"quant_method": "fp8"}, "quant_method = 'fp8' with weight_block_size = None"),
         (
             {"quant_method": "fp8", "weight_block_size": [1, 128]},
             "quant_method = 'fp8' with weight_block_size = [1, 128]",
@@ -514,41 +503,26 @@ def test_unsupported_scheme(tmp_path: Path, key: str, declared: dict[str, Any], 
         file=tmp_path / "config.json",
         came=f"quantization_config: {came}",
         wanted=SUPPORTED,
-        do="choose the model's BF16 or DeepSeek-style FP8 version",
-    )
-
-
-def test_modelopt_in_a_file_of_its_own(tmp_path: Path) -> None:
-    write_folder(tmp_path, TWO)
-    (tmp_path / "hf_quant_config.json").write_text("{}")
-    assert_says(
-        scheme_refusal(tmp_path, TWO),
-        "quantization scheme is not supported",
-        file=tmp_path / "hf_quant_config.json",
-        came="a ModelOpt checkpoint",
-        wanted=SUPPORTED,
-        do="choose the model's BF16",
+        do="choose the model's BF16 version, or one quantized in a format named above",
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "mark"),
+    "name",
     [
-        ("w.weight_scale_inv", "FP8"),
-        ("w.qweight", "AWQ or GPTQ"),
-        ("w.weight_packed", "compressed-tensors"),
-        ("w.weight_scale_2", "ModelOpt NVFP4"),
-        ("w.weight_scale", "FP8 with a scale per tensor or channel"),
-        ("w.gate_up_proj_blocks", "MXFP4"),
-        ("w.weight.absmax", "bitsandbytes"),
+        "w.weight_scale_inv",
+        "w.qweight",
+        "w.weight_packed",
+        "w.weight_scale_2",
+        "w.weight_scale",
+        "w.gate_up_proj_blocks",
+        "w.weight.absmax",
     ],
 )
-def test_quantized_tensors_that_config_does_not_mention(
-    tmp_path: Path, name: str, mark: str
-) -> None:
+def test_quantized_tensors_that_config_does_not_mention(tmp_path: Path, name: str) -> None:
     assert_says(
         scheme_refusal(tmp_path, {name: torch.ones(2, 3)}),
-        f"tensors are quantized ({mark}), but config.json has no quantization_config",
+        "tensors are quantized, but config.json has no quantization_config",
         file=tmp_path / "model.safetensors",
         tensor=name,
         came="F32 [2, 3]",
@@ -557,19 +531,19 @@ def test_quantized_tensors_that_config_does_not_mention(
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_fp8_tensors_that_config_does_not_mention(tmp_path: Path, dtype: torch.dtype) -> None:
-    error = scheme_refusal(tmp_path, {"a": torch.ones(2).to(dtype)})
-    assert "tensors are quantized (FP8), but config.json has no" in str(error)
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_narrow_tensors_that_config_does_not_mention(tmp_path: Path, dtype: torch.dtype) -> None:
+    error = scheme_refusal(tmp_path, {"a.weight": torch.ones(2).to(dtype)})
+    assert "tensors are quantized, but config.json has no" in str(error)
 
 
 def test_fp8_that_no_tensor_has(tmp_path: Path) -> None:
     assert_says(
         scheme_refusal(tmp_path, TWO, quantization_config=FP8),
-        "config.json says FP8, but no tensor is quantized",
+        "config.json says that weights are quantized, but no tensor is",
         file=tmp_path / "config.json",
-        came="2 tensors, none with _scale_inv",
-        wanted="X.weight in F8_E4M3 with X.weight_scale_inv",
+        came="2 tensors, none of fp8",
+        wanted="quantized weights with their scales",
         do="remove quantization_config from config.json if the weights were dequantized",
     )
 
@@ -594,15 +568,15 @@ PAIRS = [
         {"w.weight_scale_inv": None},
         "FP8 weight without scales",
         "w.weight",
-        "F8_E4M3",
-        "w.weight_scale_inv",
+        "F8_E4M3 [200, 130] and no w.weight_scale_inv",
+        "w.weight_scale_inv or w.weight_scale",
     ),
     (
         {"w.weight_scale_inv": torch.ones(1, 2)},
         "scales of a wrong shape",
         "w.weight_scale_inv",
         "[1, 2]",
-        "[2, 2]: one per 128 x 128 block of w.weight [200, 130]",
+        "[2, 2] for w.weight F8_E4M3 [200, 130]",
     ),
     (
         {"w.weight_scale_inv": torch.ones(2, 2, dtype=torch.float16)},
@@ -658,7 +632,8 @@ def test_weights_and_scales_that_do_not_fit(
 def weight_refusal(
     folder: Path, tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]
 ) -> BadCheckpoint:
-    checkpoint = Checkpoint.open(write_folder(folder, tensors))
+    config = {"quantization_config": FP8} if f"{name}_scale_inv" in tensors else {}
+    checkpoint = Checkpoint.open(write_folder(folder, tensors, LLAMA | config))
     with pytest.raises(BadCheckpoint) as caught:
         read_weight(checkpoint, name, shape)
     return caught.value

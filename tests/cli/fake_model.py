@@ -33,7 +33,7 @@ class ByteBackend:
     def get_vocab(self) -> dict[str, int]:
         return {str(i): i for i in range(257)}
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]:
         return list(text.encode())
 
     def decode(self, ids: Sequence[int], **_: object) -> str:

@@ -95,7 +95,8 @@ def test_generate_passes_its_options_on(
     line = (
         "generate fake x --max-tokens 7 --temperature 0.5 --top-p 0.9 --top-k 5 --min-p 0.1 "
         "--repetition-penalty 1.5 --seed 3 --stop A --stop B --device cpu --dtype bf16 "
-        "--kv-cache-dtype fp8 --page-size 16 --num-pages 99 --max-context 50 --enforce-eager"
+        "--kv-cache-dtype fp8 --page-size 16 --num-pages 99 --max-context 50 --enforce-eager "
+        "--scheme fp8"
     )
     assert run(*line.split()).exit_code == 0
     (p,) = seen
@@ -106,6 +107,7 @@ def test_generate_passes_its_options_on(
             "model": "fake",
             "device": "cpu",
             "dtype": "bf16",
+            "scheme": "fp8",
             "kv_cache_dtype": "fp8",
             "page_size": 16,
             "num_pages": 99,
@@ -118,10 +120,10 @@ def test_generate_passes_its_options_on(
     ]
 
 
-def test_chat_takes_one_line_after_another(run: Run) -> None:
-    result = run(
-        "chat", "fake", stdin="one\n\ntwo\n/reset\nthree\n/system be brief\nfour\n/exit\nx\n"
-    )
+def test_chat_takes_one_line_after_another(run: Run, asked: list[dict[str, Any]]) -> None:
+    lines = "one\n\ntwo\n/reset\nthree\n/system be brief\nfour\n/exit\nx\n"
+    result = run("chat", "fake", "--scheme", "nvfp4-w4a4", stdin=lines)
+    assert asked[0]["scheme"] == "nvfp4-w4a4"
     assert result.exit_code == 0
     assert result.stdout == "u: one\nuau: two\nu: three\nsuau: four\n"
     assert result.stderr == ""
@@ -234,7 +236,8 @@ def test_serve_passes_its_options_on(
     monkeypatch.setenv("SPARKWELL_API_KEY", "from the environment")
     line = (
         "serve fake --host 0.0.0.0 --port 99 --served-model-name it --max-body-bytes 77 "
-        "--shutdown-timeout 3 --max-requests 5 --max-batch-tokens 66 --max-context 44"
+        "--shutdown-timeout 3 --max-requests 5 --max-batch-tokens 66 --max-context 44 "
+        "--scheme nvfp4"
     )
     assert run(*line.split()).exit_code == 0
     assert run("serve", "fake", "--api-key", "given").exit_code == 0
@@ -244,6 +247,7 @@ def test_serve_passes_its_options_on(
     assert first["api_key"] == "from the environment"
     assert (asked[0]["max_requests"], asked[0]["max_batch_tokens"]) == (5, 66)
     assert asked[0]["max_context"] == 44 and asked[0]["enforce_eager"] is False
+    assert (asked[0]["scheme"], asked[1]["scheme"]) == ("nvfp4", None)
     assert (second["api_key"], second["model_name"]) == ("given", "fake")
     assert (second["host"], second["port"]) == ("127.0.0.1", 8000)
     monkeypatch.delenv("SPARKWELL_API_KEY")

@@ -293,12 +293,13 @@ def test_a_folder_becomes_a_model(folder: Path) -> None:
     progress = lambda done, total: None  # noqa: E731
     llm = LLM(
         folder, device="cpu", dtype="bfloat16", kv_cache_dtype="fp8", page_size=8, num_pages=9,
-        max_batch_tokens=32, max_requests=5, progress=progress,
+        max_batch_tokens=32, max_requests=5, scheme="fp8", progress=progress,
     )  # fmt: skip
     assert asked == {
         "folder": folder, "device": "cpu", "dtype": "bfloat16", "kv_cache_dtype": "fp8",
         "page_size": 8, "num_pages": 9, "eos_ids": frozenset({258}), "progress": progress,
         "max_requests": 5, "max_context": 50, "enforce_eager": False, "say": None,
+        "scheme": "fp8",
     }  # fmt: skip
     scheduler = llm.engine.scheduler
     assert (scheduler.max_batch_tokens, scheduler.max_requests) == (32, 5)

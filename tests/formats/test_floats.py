@@ -206,7 +206,8 @@ def test_integers_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["e4m3_decode", "e2m1_decode", "ue8m0_decode", "e2m1_pack", "e2m1_unpack"]
+    "name",
+    ["e4m3_decode", "e2m1_decode", "ue8m0_decode", "e2m1_pack", "e2m1_unpack", "e2m1_values"],
 )
 def test_codes_must_be_bytes(name):
     with pytest.raises(BadInput, match=rf"{name}: codes are torch.int32, want torch.uint8"):
@@ -223,3 +224,11 @@ def test_odd_number_of_codes_is_refused():
 def test_pack_unpack_are_inverse(codes):
     codes = torch.tensor(codes[: len(codes) // 2 * 2], dtype=torch.uint8)
     assert torch.equal(floats.e2m1_unpack(floats.e2m1_pack(codes)), codes)
+
+
+def test_values_of_packed_codes():
+    every = torch.arange(256, dtype=torch.uint8).reshape(2, 8, 16)
+    for packed in (every, every[:, ::2, ::3], every[:0], every[..., :0]):
+        got, want = floats.e2m1_values(packed), floats.e2m1_decode(floats.e2m1_unpack(packed))
+        assert got.dtype == torch.float32 and got.shape == want.shape
+        assert torch.equal(got.view(torch.int32), want.view(torch.int32)), "-0 counts"

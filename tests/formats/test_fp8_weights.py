@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import (
+from sparkwell.formats.fp8 import (
     Fp8Block,
     dequantize_fp8_rows,
     quantize_fp8_block,

@@ -12,6 +12,7 @@ SMALL = [case for case in all_cases() if case.size == "small"]
 
 SPLIT = {  # ops that share keys among blocks
     "mla_sparse", "mla_paged", "attention_paged", "index_logits", "index_logits_paged",
+    "linear",
 }  # fmt: skip
 # On one multiprocessor a block walks over all keys; on many each has a tile or two.
 RUNS = [(case, sms) for case in SMALL for sms in ((1, 132) if case.op in SPLIT else (132,))]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +14,13 @@ from oracle import Feeder, load_ours
 from sparkwell.checkpoints.config import parse_config
 from sparkwell.checkpoints.locate import locate
 from sparkwell.errors import BadCheckpoint, BadInput
-from sparkwell.formats.weights import Fp8Block, quantize_fp8_block
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block
+from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.models.deepseek import DeepseekModel
 from sparkwell.models.layers import Moe
-from sparkwell.models.load import expected_tensors, load_model
+from sparkwell.models.load import expected_tensors, kept_formats, load_model
+from sparkwell.models.weights import ANY
+from sparkwell.ops import served
 from sparkwell.testing import assert_matches, cosine_gap
 
 pytestmark = pytest.mark.xdist_group("oracle")
@@ -74,8 +78,8 @@ def test_fp8_weights_are_widened_where_no_kernel_multiplies_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, plain = write_fp8(checkpoint("deepseek-v3.2"), tmp_path)
-    wide = load_model(folder, dtype="float32", widen_fp8=True)
-    assert "FP8 weights become torch.float32" in caplog.text
+    wide = load_model(folder, dtype="float32", widen=True)
+    assert "Fp8Block weights become float32: no kernel multiplies them as they are" in caplog.text
     assert isinstance(wide, DeepseekModel)
     assert isinstance(wide.layers[0].attention.o, torch.Tensor)
     moe = wide.layers[1].mlp
@@ -83,8 +87,22 @@ def test_fp8_weights_are_widened_where_no_kernel_multiplies_them(
     got, want = Feeder(wide).prefill(ids(100)), Feeder(load_model(plain)).prefill(ids(100))
     assert_matches(got, want, "logits")
     caplog.clear()
-    load_model(plain, widen_fp8=True)
+    load_model(plain, widen=True)
     assert not caplog.text, "nothing is widened there"
+
+
+def test_which_formats_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU takes all; a GPU those that its kernels multiply, unless the caller says otherwise."""
+    monkeypatch.setattr(served, "LINEAR", frozenset({"Nvfp4"}))
+    monkeypatch.setattr(served, "EXPERTS", frozenset({"Mxfp4"}))
+    kernels = {"linear": frozenset({"Nvfp4"}), "experts": frozenset({"Mxfp4"})}
+    nothing = {"linear": frozenset(), "experts": frozenset()}
+    assert kept_formats("cuda:1", None) == kernels
+    assert kept_formats("cpu", None) == kept_formats("cuda", False)
+    assert kept_formats("cuda", False) == {"linear": ANY, "experts": ANY}
+    assert kept_formats("cpu", True) == kept_formats("cuda", True) == nothing
+    assert {kind.__name__ for kind in get_args(QuantizedTensor)} == ANY
+    assert {*served.LINEAR, *served.EXPERTS} <= ANY
 
 
 def test_experts_narrower_than_a_block(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ MAPPING, INTERFACE = (
     "compat/flash_mla/mapping.py",
     "compat/flash_mla/flash_mla_interface.py",
 )
-LOGITS, LATER, UTILS = (f"compat/deep_gemm/{name}.py" for name in ("logits", "v2_8", "utils"))
+LOGITS, LATER, UTILS, GEMM, LAYOUT = (
+    f"compat/deep_gemm/{name}.py" for name in ("logits", "v2_8", "utils", "gemm", "layout")
+)
 MUTANTS = [
     (MAPPING, "(1, s_q * group[3])", "group[2:]"),
     (MAPPING, "None] * (page * h_k)", "None] * page"),
@@ -32,4 +34,12 @@ MUTANTS = [
     (UTILS, "x * (1.0 / scales)", "x / scales"),
     (UTILS, "torch.where(codes == 8, 0, codes)", "codes"),
     (UTILS, "floor=AMAX_FLOOR", "floor=0.0"),
+    (GEMM, "1 if b[1].dtype == torch.int32 else 128, 128)", "128, 128)"),
+    (GEMM, "return pair[0].mT, pair[1].mT", "return pair[0].mT, pair[1]"),
+    (GEMM, "ceil_div(start, gran_k) : ceil_div(start + k, gran_k)", ": ceil_div(k, gran_k)"),
+    (GEMM, "    if not plain:", "    if plain:"),
+    (LAYOUT, "return align(x, 16 // element_size)", "return x"),
+    (LAYOUT, "recipe[0 if is_sfa else 1], recipe[2]", "recipe[0], recipe[2]"),
+    (LAYOUT, "if gran_mn == 1 else sf", "if gran_mn > 1 else sf"),
+    (LATER, "given.pop(name, None) is not None", "given.pop(name, None) is None"),
 ]

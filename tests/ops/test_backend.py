@@ -16,7 +16,7 @@ from sparkwell.ops import OPS
 from sparkwell.ops.activation import swiglu
 from sparkwell.ops.backend import choose
 from sparkwell.ops.linear import linear
-from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
+from sparkwell.ops.moe import experts, grouped_linear, route_sigmoid, route_softmax
 from sparkwell.ops.norm import add_rms_norm, layer_norm, rms_norm
 from sparkwell.ops.rope import rope
 from sparkwell.ops.sampling import SamplingRow, draw, greedy, logprobs, sample
@@ -43,6 +43,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "experts": lambda **b: experts(
         far(2, 4), far(2, 1, dtype=torch.int64), far(2, 1), far(3, 6, 4), far(3, 4, 3), **b
     ),
+    "grouped_linear": lambda **b: grouped_linear(far(2, 4), far(1, 3, 4), None, **b),
     "greedy": lambda **b: greedy(far(1, 4), **b),
     "draw": lambda **b: draw(far(1, 4), far(1, 5, dtype=torch.float64), sorts=True, **b),
     "sample": lambda **b: sample(far(1, 4), [SamplingRow()], [((), ())], torch.tensor([0.5]), **b),
@@ -52,8 +53,9 @@ HINTS = {
     "max_query_len",
     "max_context_len",
     "num_keys",
+    "expected_rows",
 }  # bounds a kernel's grid, changes no result
-CAST = {"out_dtype"}  # of a result that the reference leaves in fp32
+CAST = {"out_dtype", "out"}  # of a result that the reference leaves in fp32, and where it goes
 WITHOUT_VALUES = [
     "rms_norm",
     "add_rms_norm",

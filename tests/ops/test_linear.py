@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Fp8Block, quantize_fp8_block, quantize_fp8_rows
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block, quantize_fp8_rows
 from sparkwell.ops.linear import fp8_block_gemm_reference, linear, linear_reference
 from sparkwell.testing import assert_matches, in_poison
 

@@ -8,9 +8,19 @@ import pytest
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import Fp8Block, quantize_fp8_block
-from sparkwell.ops.moe import experts, experts_reference, route_sigmoid, route_softmax
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block
+from sparkwell.formats.weights import dequantize
+from sparkwell.ops.linear import activations_reference
+from sparkwell.ops.moe import (
+    experts,
+    experts_reference,
+    grouped_linear,
+    route_sigmoid,
+    route_softmax,
+)
 from sparkwell.testing import assert_matches, in_poison
+from sparkwell.verify.case import Maker
+from sparkwell.verify.weights import FORMATS, weight
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -370,3 +380,103 @@ def test_wrong_operands_are_named() -> None:
         ids = torch.tensor([[0, 1], [bad, 2], [3, 4]])
         with pytest.raises(BadInput, match=f"experts: ids .*{text}"):
             experts(x, ids, weights, gate_up, down)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_experts_of_every_format_are_their_dequantized_ones(form: str) -> None:
+    make = Maker(torch.device("cpu"))
+    up, down = weight(make, form, 3, 256, 128), weight(make, form, 3, 128, 128)
+    x, ids = make.randn(5, 128), torch.tensor([[0, 2], [1, 1], [2, 0], [0, 0], [1, 2]])
+    factors = make.randn(5, 2)
+    want = experts(x, ids, factors, dequantize(up), dequantize(down))
+    assert_matches(experts(x, ids, factors, up, down), want, "matmul", "fp32")
+
+
+def test_a_range_of_experts_adds_its_own_part_only() -> None:
+    x, ids, factors = randn(6, 8), torch.arange(12).reshape(6, 2) % 5, randn(6, 2)
+    up, down = randn(5, 12, 8), randn(5, 8, 6)
+    parts = [
+        experts(x, ids, factors, up[s], down[s], first_expert=s.start)
+        for s in (slice(0, 2), slice(2, 5))
+    ]
+    assert_matches(parts[0] + parts[1], experts(x, ids, factors, up, down), "matmul", "fp32")
+    nobody = experts(x, ids, factors, up[:2], down[:2], first_expert=7)
+    assert torch.equal(nobody, torch.zeros(6, 8))
+
+
+def test_fp8_operands_of_both_products() -> None:
+    x, ids, factors = 3.0 * randn(4, 128), torch.tensor([[0], [1], [1], [0]]), randn(4, 1)
+    up, down = quantize_fp8_block(randn(2, 256, 128)), quantize_fp8_block(randn(2, 128, 128))
+    got = experts(x, ids, factors, up, down, arithmetic="w8a8")
+    for i in range(4):
+        e = int(ids[i])
+        lifted = activations_reference(x[i], up, "fp8-group") @ up.dequantize()[e].T
+        hidden = torch.nn.functional.silu(lifted[:128]) * lifted[128:]
+        part = activations_reference(hidden, down, "fp8-group") @ down.dequantize()[e].T
+        assert_matches(got[i], part * factors[i], "experts", "fp8")
+    assert not torch.equal(got, experts(x, ids, factors, up, down, arithmetic="w8a16"))
+
+
+def test_arithmetic_that_does_not_fit_is_refused() -> None:
+    x, ids, factors = randn(2, 8), torch.zeros(2, 1, dtype=torch.int64), randn(2, 1)
+    up, down = randn(1, 12, 8), randn(1, 8, 6)
+    wanted = "auto, w4a16, w4a4, w8a16, w8a8"
+    with pytest.raises(BadInput, match=f"arithmetic is 'fast', want one of {wanted}"):
+        experts(x, ids, factors, up, down, arithmetic="fast")
+    with pytest.raises(BadInput, match="'w8a8' for weights of float32 and float32, want Fp8Block"):
+        experts(x, ids, factors, up, down, arithmetic="w8a8")
+
+
+# ------------------------------------------------------------------------- products by groups
+
+
+def test_groups_of_rows_in_three_layouts() -> None:
+    x, w, add = randn(64, 8), randn(3, 5, 8), randn(64, 5)
+    named = torch.full((64,), -1, dtype=torch.int32)
+    named[:3], named[16:18], named[32:48] = 0, 1, 2
+    want = add.clone()
+    for r in range(64):
+        if named[r] >= 0:
+            want[r] += w[named[r]] @ x[r]
+    rows = grouped_linear(x, w, named, alignment=16, add=add)
+    assert_matches(rows, want, "matmul", "fp32")
+    ends = torch.tensor([3, 18, 48], dtype=torch.int32)
+    out = torch.empty(64, 5)
+    got = grouped_linear(x, w, ends, layout="ends", alignment=16, add=add, out=out)
+    assert got is out
+    assert_matches(out, want, "matmul", "fp32")
+    counts, folded = torch.tensor([3, 2, 16], dtype=torch.int32), x[:48].reshape(3, 16, 8)
+    y = grouped_linear(folded, w, counts, layout="counted").flatten(0, 1)
+    assert_matches(y[named[:48] >= 0], (want - add)[named >= 0], "matmul", "fp32")
+    one = grouped_linear(x, w[:1], None, out_dtype=torch.bfloat16)
+    assert_matches(one, (x @ w[0].T).bfloat16(), "matmul", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"layout": "sorted"}, "layout is 'sorted' and alignment 128, want one of rows, ends"),
+        ({"alignment": 8}, "alignment 8, want one of .* and a multiple of 16"),
+        ({"x": torch.ones(4, 9)}, r"x is \[4, 9\] and weight \[3, 5, 8\], want x \[R, K\]"),
+        ({"layout": "counted"}, r"x is \[4, 8\] .* want x \[G, M, K\]"),
+        ({"groups": None}, "no groups for 3 weights"),
+        (
+            {"groups": torch.zeros(4)},
+            r"groups is float32 \[4\], want int32 \[4\] for layout 'rows'",
+        ),
+        ({"layout": "ends"}, r"groups is int32 \[4\], want int32 \[3\] for layout 'ends'"),
+        ({"add": torch.ones(4, 6)}, r"add is float32 \[4, 6\], want \[4, 5\]"),
+        (
+            {"out": torch.ones(5, 4).T},
+            r"out is float32 \[4, 5\], want \[4, 5\], its rows one after",
+        ),
+    ],
+)
+def test_groups_that_do_not_fit(change: dict[str, Any], text: str) -> None:
+    inputs = {
+        "x": randn(4, 8),
+        "weight": randn(3, 5, 8),
+        "groups": torch.zeros(4, dtype=torch.int32),
+    }
+    with pytest.raises(BadInput, match=f"^grouped_linear: .*{text}"):
+        grouped_linear(**(inputs | change))

@@ -23,7 +23,16 @@ def _parser() -> argparse.ArgumentParser:
     two = verbs.add_parser("soak", parents=[common], help="replay one graph a million times")
     two.add_argument("--replays", type=int, default=1_000_000, help="of sparse decode")
     two.add_argument("--steps", type=int, default=100_000, help="of the whole attention step")
+    four = verbs.add_parser("perplexity", parents=[common], help="of a held-out text")
+    four.add_argument("model", help="folder, Hub id or packaged name")
+    four.add_argument("--text", type=Path, required=True, help="file of held-out text, UTF-8")
+    four.add_argument("--scheme", action="append", default=[], help="the first is the base")
+    four.add_argument("--window", type=int, default=512, help="tokens that stand alone")
+    four.add_argument("--windows", type=int, help="so many at most")
+    four.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    four.add_argument("--arithmetic", default="scheme", help="scheme or auto")
     three = verbs.add_parser("table", help="the document of speeds, from records")
+    three.add_argument("--of", default="speed", help="speed or perplexity")
     three.add_argument("--records", type=Path, default=Path("bench/records"))
     three.add_argument("--write", type=Path, help="a file instead of the terminal")
     return parser
@@ -38,13 +47,18 @@ def main(words: list[str]) -> int:
 
     try:
         if found.verb == "table":
-            text = command.table(found.records, found.write)
+            text = command.table(found.records, found.write, found.of)
             if found.write is None:
                 sys.stdout.write(text)
             return 0
         options = {"out": found.out, "commit": found.commit, "say": say}
         if found.verb == "kernels":
             entries, failures = command.kernels(found.op, found.case, peers=found.peers, **options)
+        elif found.verb == "perplexity":
+            options |= {"window": found.window, "most": found.windows, "device": found.device}
+            options |= {"arithmetic": found.arithmetic}
+            entries = command.perplexity(found.model, found.text, found.scheme, **options)
+            failures = []
         else:
             entries, failures = command.soaks(found.replays, found.steps, **options)
     except SparkwellError as error:

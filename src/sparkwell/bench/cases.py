@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sparkwell.errors import BadInput
 from sparkwell.verify.case import Case
 from sparkwell.verify.cases.speed import CASES
+from sparkwell.verify.cases.speed_products import CASES as PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,14 @@ class Line:
     peers: names in `sparkwell.bench.peers`; the fastest of those that are there counts.
     want: our speed over the peer's, at least; None: no goal.
     target: another GPU's code, run on this one; None: this GPU's own.
+    of_floor: the least time that the formula allows over ours, at least; None: no goal.
     """
 
     case: Case
     peers: tuple[str, ...]
     want: float | None
     target: str | None = None
+    of_floor: float | None = None
 
     @property
     def name(self) -> str:
@@ -36,6 +40,18 @@ def _sparse_want(name: str) -> float:
     if name.startswith("prefill"):
         return 2.0 if heads == "h16" else 0.65
     return 1.9 if "-b1-" in name else _SPARSE[heads]
+
+
+def _linear_line(case: Case) -> Line:
+    form, _, shape = case.name.split("-")
+    m, n, k = (int(size) for size in shape.split("x"))
+    if form == "int4":
+        return Line(case, ("marlin",), 1.0)
+    if form == "fp8":
+        want = 1.3 if m <= 16 else 0.8 if m >= 4096 else None
+        return Line(case, ("deep_gemm_linear",), want)
+    few = 2.0 if (n, k) == (2048, 6144) else 1.5
+    return Line(case, ("marlin",), few if m <= 16 else 1.1 if m <= 256 else 1.4)
 
 
 def _lines(case: Case) -> list[Line]:
@@ -54,10 +70,34 @@ def _lines(case: Case) -> list[Line]:
             return [Line(case, ("vllm_topk",), 1.0)]
         case "attention_prefill":
             return [Line(case, ("fa3",), 0.8)]
+        case "linear":
+            return [_linear_line(case)]
+        case "grouped_linear":
+            return [Line(case, ("deep_gemm_grouped",), 0.75 if "prefill" in case.name else 1.1)]
+        case "experts":
+            one = case.name.endswith("-b1")
+            return [Line(case, ("marlin_experts",), 1.2, of_floor=0.6 if one else None)]
     raise AssertionError(f"{case.op} {case.name}: no line of the speed table")
 
 
-LINES: tuple[Line, ...] = tuple(line for case in CASES for line in _lines(case))
+LINES: tuple[Line, ...] = tuple(line for case in CASES + PRODUCTS for line in _lines(case))
+
+
+def met(entry: dict[str, Any]) -> bool | None:
+    """Whether a record's time is what its line wants; None where nothing is wanted or known."""
+    share = entry.get("want_of_floor")
+    if share is not None and entry["floor_us"] < share * entry["us"]:
+        return False
+    if entry["want"] is None:
+        return None if share is None else True
+    return None if entry["ratio"] is None else bool(entry["ratio"] >= entry["want"])
+
+
+def goal(entry: dict[str, Any]) -> str:
+    """What a record's line wants, in words: "1.2, 60 % of the floor"."""
+    share = entry.get("want_of_floor")
+    words = [] if entry["want"] is None else [f"{entry['want']:g}"]
+    return ", ".join(words if share is None else [*words, f"{100 * share:.0f} % of the floor"])
 
 
 def chosen(ops: Sequence[str] = (), cases: Sequence[str] = ()) -> tuple[Line, ...]:

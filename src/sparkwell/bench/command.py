@@ -3,19 +3,25 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sparkwell.bench import perplexities
 from sparkwell.bench.cases import chosen
 from sparkwell.bench.kernels import Entry, append, compile_first, here, run_lines
 from sparkwell.bench.machine import surroundings
+from sparkwell.bench.perplexity import Progress, measure
 from sparkwell.bench.protocol import CudaClock
 from sparkwell.bench.soak import Shape, attention_step, soak, sparse_decode
 from sparkwell.bench.table import render
-from sparkwell.errors import SparkwellError
+from sparkwell.checkpoints.locate import locate
+from sparkwell.errors import BadInput, SparkwellError
+from sparkwell.verify.records import surroundings as versions
 from sparkwell.verify.retarget import target_here
 
 Say = Callable[[str], None]
+DOCUMENTS = {"speed": render, "perplexity": perplexities.render}
 
 
 def kernels(
@@ -65,9 +71,40 @@ def soaks(
     return entries, failures
 
 
-def table(records: Path, write: Path | None) -> str:
-    """The document of speeds; written to `write` if given."""
-    text = render(records)
+def perplexity(
+    model: str,
+    text: Path,
+    schemes: Sequence[str],
+    *,
+    out: Path | None,
+    commit: str | None,
+    say: Say,
+    progress: Progress = lambda scheme, done, total: None,
+    **options: Any,
+) -> list[Entry]:
+    """Records of a model's perplexity on a text, in each scheme; options: as `measure` has them."""
+    found = measure(locate(model), text, schemes, name=model, progress=progress, **options)
+    entries = [entry | versions(commit) for entry in found]
+    for entry in entries:
+        say(
+            f"{entry['scheme']}: perplexity {entry['perplexity']:.3f}, nll {entry['nll']:.4f}"
+            f"{_error(entry['nll_se'])} of {entry['tokens']} tokens, {entry['delta_nll']:+.4f}"
+            f"{_error(entry['delta_se'])} to {entry['versus']}"
+        )
+        if out is not None:
+            append(out, entry)
+    return entries
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f" +- {value:.4f}"
+
+
+def table(records: Path, write: Path | None, of: str = "speed") -> str:
+    """The document of speeds or perplexities; written to `write` if given."""
+    if of not in DOCUMENTS:
+        raise BadInput(f"no table of {of!r}; want one of {', '.join(DOCUMENTS)}")
+    text = DOCUMENTS[of](records)
     if write is not None:
         write.write_text(text)
     return text

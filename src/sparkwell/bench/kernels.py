@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparkwell.bench.cases import Line
+from sparkwell.bench.cases import Line, goal, met
 from sparkwell.bench.machine import clocks, surroundings
 from sparkwell.bench.peers import PEERS, PeerMissing, Peers
 from sparkwell.bench.protocol import Call, Clock, Sample, measure, sets_needed
@@ -110,7 +110,7 @@ def _peer_calls(
     calls = peers.calls(name, inputs)
     try:
         theirs = calls[0]()
-        agrees = PEERS[name].agrees(got, theirs)
+        agrees = PEERS[name].agrees(inputs[0], got, theirs)
     except Exception as error:
         raise PeerMissing(f"{name}: {type(error).__name__}: {error}"[:300]) from error
     if not agrees:
@@ -159,6 +159,7 @@ def _entry(
         "missing": missing,
         "ratio": None if best is None else round(best / ours.us, 3),
         "want": line.want,
+        "want_of_floor": line.of_floor,
         "clocks": clocks() if bench.device.type == "cuda" else {},
         "ceilings": bench.ceilings,
         **bench.around,
@@ -172,11 +173,11 @@ def _rounded(sample: Sample) -> dict[str, Any]:
 
 def shown(entry: Entry) -> str:
     """One line of plain text."""
-    ratio, want = entry["ratio"], entry["want"]
+    ratio, done = entry["ratio"], met(entry)
     beside = ", ".join(f"{name} {x['us']:.1f}" for name, x in entry["peers"].items())
     verdict = "no peer" if ratio is None else f"{ratio:.2f}x"
-    if ratio is not None and want is not None:
-        verdict += f" (want {want:g}: {'met' if ratio >= want else 'missed'})"
+    if done is not None:
+        verdict += f" (want {goal(entry)}: {'met' if done else 'missed'})"
     return (
         f"{entry['op']} {entry['case']}: {entry['us']:.1f} us [{entry['low']:.1f}"
         f"-{entry['high']:.1f}], {entry['gbs']:.0f} GB/s, {entry['tflops']:.0f} TFLOP/s, floor "

@@ -1,7 +1,8 @@
 """Other packages' kernels, called with our inputs: whom a time stands beside.
 
 They are optional.  Each is imported by its public name, or comes from a file of loaders that the
-user names: functions flash_mla(), deep_gemm(), fa3(), vllm_c() that return what is imported, and
+user names: functions flash_mla(), deep_gemm(), fa3(), vllm_c() that return what is imported,
+vllm_moe() that returns vLLM's usual ops and those of experts, and
 flashinfer_mla(backend, b, heads, seq_lens, page=, sm_scale=, kv_indices=) that returns a planned
 wrapper; VERSIONS, if it is there, maps loaders to version texts.
 """
@@ -18,9 +19,12 @@ from typing import Any
 
 import torch
 
+from sparkwell.bench import marlin
 from sparkwell.errors import BadInput, SparkwellError
+from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_rows
 from sparkwell.testing import cosine_gap
 from sparkwell.verify.case import Inputs
+from sparkwell.verify.cases.speed_products import served
 
 Call = Callable[[], torch.Tensor]
 RANK = 512
@@ -30,6 +34,7 @@ _PACKAGES = {
     "fa3": "flash_attn_3",
     "flashinfer_mla": "flashinfer-python",
     "vllm_c": "vllm",
+    "vllm_moe": "vllm",
 }
 
 
@@ -40,11 +45,12 @@ class PeerMissing(SparkwellError):
 @dataclass(frozen=True)
 class Peer:
     """loader: its name in a file of loaders.  prepare: (what it loads, inputs of each call) -> the
-    calls, each returning what our first result is to be compared with."""
+    calls, each returning what our first result is to be compared with.  agrees: (inputs, our
+    result, theirs)."""
 
     loader: str
     prepare: Callable[[Any, Sequence[Inputs]], list[Call]]
-    agrees: Callable[[torch.Tensor, torch.Tensor], bool]
+    agrees: Callable[[Inputs, torch.Tensor, torch.Tensor], bool]
     words: str
 
 
@@ -122,12 +128,18 @@ def _flashinfer_mla(
     return wrapper
 
 
+def _vllm_moe() -> tuple[Any, Any]:
+    importlib.import_module("vllm._custom_ops")
+    return torch.ops._C, torch.ops._moe_C
+
+
 _PUBLIC: dict[str, Callable[[], Any]] = {
     "flash_mla": partial(importlib.import_module, "flash_mla"),
     "deep_gemm": partial(importlib.import_module, "deep_gemm"),
     "fa3": _fa3,
     "flashinfer_mla": lambda: importlib.import_module("flashinfer.mla") and _flashinfer_mla,
-    "vllm_c": lambda: importlib.import_module("vllm._C") and torch.ops._C,
+    "vllm_c": lambda: _vllm_moe()[0],
+    "vllm_moe": _vllm_moe,
 }
 
 # ---------------------------------------------------------------- calls
@@ -235,6 +247,50 @@ def _deep_gemm_decode(deep_gemm: Any, inputs: Sequence[Inputs]) -> list[Call]:
     return [one(x) for x in inputs]
 
 
+def _deep_gemm_linear(deep_gemm: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    """x that comes unquantized is quantized before the time is taken."""
+
+    def one(x: Inputs) -> Call:
+        rows, w = x["x"], x["weight"]
+        if isinstance(rows, torch.Tensor):
+            rows = Fp8Block(*quantize_fp8_rows(rows.float()), (1, 128))
+        a = (rows.values, deep_gemm.get_mn_major_tma_aligned_tensor(rows.scales))
+        out = w.scales.new_empty(rows.shape[0], w.shape[0], dtype=torch.bfloat16)
+
+        def call() -> torch.Tensor:
+            deep_gemm.fp8_gemm_nt(a, (w.values, w.scales), out, disable_ue8m0_cast=True)
+            return out
+
+        return call
+
+    return [one(x) for x in inputs]
+
+
+def _deep_gemm_grouped(deep_gemm: Any, inputs: Sequence[Inputs]) -> list[Call]:
+    """ "rows": its contiguous layout, whose groups begin where ours do.  "counted": masked."""
+
+    def one(x: Inputs) -> Call:
+        rows, w, groups = x["x"], x["weight"], x["groups"]
+        a = (rows.values, deep_gemm.get_mn_major_tma_aligned_tensor(rows.scales))
+        b = (w.values, w.scales)
+        shape = (*rows.shape[:-1], w.shape[1])
+        out = w.scales.new_zeros(shape, dtype=torch.bfloat16)
+
+        def contiguous() -> torch.Tensor:
+            product = deep_gemm.m_grouped_fp8_gemm_nt_contiguous
+            product(a, b, out, groups, disable_ue8m0_cast=True)
+            return out
+
+        def masked() -> torch.Tensor:
+            product = deep_gemm.m_grouped_fp8_gemm_nt_masked
+            product(a, b, out, groups, x["expected_rows"], disable_ue8m0_cast=True)
+            return out
+
+        return contiguous if x["layout"] == "rows" else masked
+
+    return [one(x) for x in inputs]
+
+
 def _vllm_topk(ops: Any, inputs: Sequence[Inputs]) -> list[Call]:
     def one(x: Inputs) -> Call:
         scores, lens, k = x["scores"], x["visible"], x["topk"]
@@ -259,14 +315,25 @@ def _first(result: Any) -> torch.Tensor:
     return result[0] if isinstance(result, tuple | list) else result
 
 
-def _close(got: torch.Tensor, theirs: torch.Tensor) -> bool:
+def _close(inputs: Inputs, got: torch.Tensor, theirs: torch.Tensor, limit: float = 1e-4) -> bool:
     """Both in BF16 or better, so their directions agree; what neither computes is masked."""
     got, theirs = got.float().flatten(), theirs.float().flatten()
     both = torch.isfinite(got) & torch.isfinite(theirs)
-    return bool(both.float().mean() > 0.5) and cosine_gap(got[both], theirs[both]) < 1e-4
+    return bool(both.float().mean() > 0.5) and cosine_gap(got[both], theirs[both]) < limit
 
 
-def _same_keys(got: torch.Tensor, theirs: torch.Tensor) -> bool:
+def _close_product(inputs: Inputs, got: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Less close where only theirs rounds x to FP8: by 2.6 % of a value, so a gap of 4e-4."""
+    return _close(inputs, got, theirs, 1e-3 if isinstance(inputs["x"], torch.Tensor) else 1e-4)
+
+
+def _close_rows(inputs: Inputs, got: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Rows of no group hold anything."""
+    rows = served(inputs)
+    return _close(inputs, got[rows], theirs[rows])
+
+
+def _same_keys(inputs: Inputs, got: torch.Tensor, theirs: torch.Tensor) -> bool:
     """The same keys but for ties, in any order."""
     same = got.sort(-1).values == theirs.to(got.dtype).sort(-1).values
     return bool(same.all(-1).float().mean() > 0.95)
@@ -284,6 +351,10 @@ PEERS: dict[str, Peer] = {
     ),
     "deep_gemm_prefill": Peer("deep_gemm", _deep_gemm_prefill, _close, "DeepGEMM"),
     "deep_gemm_decode": Peer("deep_gemm", _deep_gemm_decode, _close, "DeepGEMM"),
+    "deep_gemm_linear": Peer("deep_gemm", _deep_gemm_linear, _close_product, "DeepGEMM"),
+    "deep_gemm_grouped": Peer("deep_gemm", _deep_gemm_grouped, _close_rows, "DeepGEMM"),
+    "marlin": Peer("vllm_c", marlin.linear_calls, _close, "Marlin"),
+    "marlin_experts": Peer("vllm_moe", marlin.experts_calls, _close, "Marlin's experts"),
     "fa3": Peer("fa3", _fa3_prefill, _close, "FlashAttention 3"),
     "vllm_topk": Peer("vllm_c", _vllm_topk, _same_keys, "vLLM top_k_per_row"),
 }

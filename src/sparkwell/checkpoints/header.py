@@ -6,6 +6,7 @@ then the data.  Offsets count from the end of the header and tile the data witho
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -43,12 +44,41 @@ class TensorInfo:
     nbytes: int
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+Report = Callable[[BadCheckpoint], None]  # what is done with a thing that is wrong
+
+
+def stop(error: BadCheckpoint) -> None:
+    """The report that goes no further."""
+    raise error
+
+
+def read_header(path: Path, report: Report = stop) -> dict[str, TensorInfo]:
     """The tensors of one .safetensors file, by name.
 
-    Raises BadCheckpoint for a file that is cut off, a header that does not parse, a dtype that is
-    not known, and offsets that do not tile the file.
+    Reports a file that is cut off, a header that does not parse, a dtype that is not known, and
+    offsets that do not tile the file; tensors whose entries can be read come back all the same.
     """
+    try:
+        entries, start = _read_entries(path)
+    except BadCheckpoint as error:
+        report(error)
+        return {}
+    infos = []
+    for name, entry in entries.items():
+        try:
+            infos.append(_entry(path, name, entry, start))
+        except BadCheckpoint as error:
+            report(error)
+    if len(infos) == len(entries):
+        try:
+            _check_tiling(path, infos, start, path.stat().st_size)
+        except BadCheckpoint as error:
+            report(error)
+    return {info.name: info for info in infos}
+
+
+def _read_entries(path: Path) -> tuple[dict[str, Any], int]:
+    """The header's JSON, and where the data begin."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -61,11 +91,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 do=AGAIN + ", or not a safetensors file at all",
             )
         raw = file.read(length)
-    entries = _parse(path, raw)
-    start = 8 + length
-    infos = [_entry(path, name, entry, start) for name, entry in entries.items()]
-    _check_tiling(path, infos, start, size)
-    return {info.name: info for info in infos}
+    return _parse(path, raw), 8 + length
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """A folder of safetensors files: everything checked on opening, then one tensor read at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparkwell.checkpoints.config import read_config, read_json_object
-from sparkwell.checkpoints.header import TensorInfo, read_header
+from sparkwell.checkpoints.header import Report, TensorInfo, read_header, stop
 from sparkwell.errors import BadCheckpoint, BadInput
 
 __all__ = ["DTYPES", "INDEX", "SINGLE", "Checkpoint", "TensorInfo"]
@@ -28,6 +28,7 @@ DTYPES = {  # safetensors' name -> torch's
     "I64": torch.int64,
     "F64": torch.float64,
 }
+CUT_OFF = "file ended inside a tensor; it was longer when it was opened"
 READ_AT_ONCE = 1 << 30  # bytes; one read() moves less than 2^31 on Linux
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".gguf", ".ckpt", ".h5", ".msgpack", ".onnx")
 
@@ -37,27 +38,30 @@ class Checkpoint:
     """A model folder whose index and headers have been checked; no tensor's data is held.
 
     folder: where it lies.  config: config.json.  tensors: every tensor, by name.
+    memo: what other modules have made of the headers, so that they do it once.
     """
 
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path) -> "Checkpoint":
+    def open(cls, folder: Path, *, report: Report = stop) -> "Checkpoint":
         """Check config.json's syntax, the index, every header and every file's size.
 
         folder: with model.safetensors, or model.safetensors.index.json and the files it names.
-        Raises BadCheckpoint at the first thing wrong.
+        report: called with each thing wrong; after one that returns, what can be read is read.
+        Raises BadCheckpoint at the first thing wrong; with `report`, where nothing can be read.
         """
         folder = Path(folder)
         config = read_config(folder)
         if not (folder / INDEX).is_file():
             if not (folder / SINGLE).is_file():
                 raise _no_safetensors(folder)
-            return cls(folder, config, read_header(folder / SINGLE))
-        weight_map = _read_index(folder)
-        return cls(folder, config, _read_shards(folder, weight_map))
+            return cls(folder, config, read_header(folder / SINGLE, report))
+        weight_map = _read_index(folder, report)
+        return cls(folder, config, _read_shards(folder, weight_map, report))
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
@@ -78,7 +82,19 @@ class Checkpoint:
                 wanted=name,
                 do="check that config.json and the weights belong to the same model",
             )
-        info = self.tensors[name]
+        return self._read(self.tensors[name], out)
+
+    def read_one(self, name: str, index: int) -> torch.Tensor:
+        """tensor[index] along its first dimension, the only part that is read.
+
+        Raises BadCheckpoint as `read` does.
+        """
+        whole = self.tensors[name]
+        nbytes = whole.nbytes // whole.shape[0]
+        offset = whole.offset + index * nbytes
+        return self._read(replace(whole, shape=whole.shape[1:], offset=offset, nbytes=nbytes))
+
+    def _read(self, info: TensorInfo, out: torch.Tensor | None = None) -> torch.Tensor:
         dtype = DTYPES[info.dtype]
         if out is None:
             out = torch.empty(info.shape, dtype=dtype, device="cpu")
@@ -90,7 +106,7 @@ class Checkpoint:
         ):
             raise BadInput(
                 f"read: out is {out.dtype} {list(out.shape)} with strides {out.stride()} on "
-                f"{out.device}; want contiguous {dtype} {list(info.shape)} on cpu for {name}"
+                f"{out.device}; want contiguous {dtype} {list(info.shape)} on cpu for {info.name}"
             )
         _read_into(info, out)
         return out
@@ -106,7 +122,7 @@ def _read_into(info: TensorInfo, out: torch.Tensor) -> None:
             count = file.readinto(target[done : done + READ_AT_ONCE])
             if not count:
                 raise BadCheckpoint(
-                    "file ended inside a tensor; it was longer when it was opened",
+                    CUT_OFF,
                     file=info.file,
                     tensor=info.name,
                     came=f"{done} bytes",
@@ -119,8 +135,8 @@ def _read_into(info: TensorInfo, out: torch.Tensor) -> None:
 # ---------------------------------------------------------------- index and shards
 
 
-def _read_index(folder: Path) -> dict[str, str]:
-    """weight_map: tensor -> file name."""
+def _read_index(folder: Path, report: Report) -> dict[str, str]:
+    """weight_map: tensor -> file name, of the files that are there."""
     path = folder / INDEX
     weight_map = read_json_object(path).get("weight_map")
     if (
@@ -140,46 +156,52 @@ def _read_index(folder: Path) -> dict[str, str]:
     absent = [name for name in files if not (folder / name).is_file()]
     if outside or absent:
         names = outside or absent
-        raise BadCheckpoint(
+        error = BadCheckpoint(
             "index names files outside its folder" if outside else "index names absent files",
             file=path,
             came=f"{len(names)} of {len(files)} files: {_few(names)}",
             wanted="plain names of files in the same folder" if outside else "every file present",
             do="download the missing files; the download may have been interrupted",
         )
+        report(error)
+        lost = {*outside, *absent}
+        weight_map = {tensor: name for tensor, name in weight_map.items() if name not in lost}
     if (folder / SINGLE).is_file() and SINGLE not in files:
-        raise BadCheckpoint(
+        two = BadCheckpoint(
             "two sets of weights in one folder",
             file=path,
             came=f"{SINGLE} beside an index that does not name it",
             wanted=f"{SINGLE}, or {INDEX} and its files",
             do="remove the set that you do not want",
         )
+        report(two)
     return weight_map
 
 
-def _read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, TensorInfo]:
+def _read_shards(folder: Path, weight_map: dict[str, str], report: Report) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for name in sorted(set(weight_map.values())):
-        for tensor, info in read_header(folder / name).items():
+        for tensor, info in read_header(folder / name, report).items():
             if tensor in tensors:
-                raise _disagreement(
+                error = _disagreement(
                     "tensor stands in two files",
                     info,
                     came=f"{tensors[tensor].file.name} and {name}",
                     wanted=f"{weight_map.get(tensor, 'one of them')} only",
                 )
-            if weight_map.get(tensor) != name:
-                raise _disagreement(
+                report(error)
+            elif weight_map.get(tensor) != name:
+                error = _disagreement(
                     "index and files disagree on where a tensor lies",
                     info,
                     came=f"it is in {name}",
                     wanted=weight_map.get(tensor, "nowhere") + f", says {INDEX}",
                 )
-            tensors[tensor] = info
+                report(error)
+            tensors.setdefault(tensor, info)
     lost = [tensor for tensor in weight_map if tensor not in tensors]
     if lost:
-        raise BadCheckpoint(
+        error = BadCheckpoint(
             "index names tensors that its files do not hold",
             file=folder / weight_map[lost[0]],
             tensor=_few(lost),
@@ -187,6 +209,7 @@ def _read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, TensorIn
             wanted="all of them",
             do="download index and files again; they may be of different versions",
         )
+        report(error)
     return tensors
 
 

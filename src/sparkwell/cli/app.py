@@ -11,6 +11,7 @@ from sparkwell.cli.chat import chat
 from sparkwell.cli.demo import demo
 from sparkwell.cli.failures import INTERRUPTED, guarded
 from sparkwell.cli.generate import generate
+from sparkwell.cli.inspect import inspect
 from sparkwell.cli.serve import serve
 from sparkwell.cli.verify import verify
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (demo, generate, chat, serve, verify):
+for verb in (demo, generate, chat, serve, inspect, verify):
     app.command()(guarded(verb))
 app.add_typer(bench, name="bench")
 

@@ -1,4 +1,4 @@
-"""`sparkwell bench`: kernels beside their peers, soaks, and the document made of both."""
+"""`sparkwell bench`: kernels beside their peers, soaks, perplexities, and documents of them."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,12 @@ import typer
 
 from sparkwell.cli import options
 from sparkwell.cli.failures import FAILED, guarded
-from sparkwell.cli.output import configure_logging, note, write
+from sparkwell.cli.output import configure_logging, counting, note, write
 from sparkwell.errors import BadInput
 
-bench = typer.Typer(help="Time kernels beside their peers; soak them.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Time kernels beside their peers; soak them; measure perplexity.", no_args_is_help=True
+)
 
 Out = Annotated[Path | None, typer.Option(help="File that records are appended to.")]
 Commit = Annotated[str | None, typer.Option(help="What records name.  Default: git's answer.")]
@@ -50,18 +52,61 @@ def soak(
     _end(command.soaks(replays, steps, out=out, commit=commit, say=say), as_json)
 
 
+def perplexity(
+    model: options.Model,
+    text: Annotated[Path, typer.Option(help="File of held-out text, UTF-8.", show_default=False)],
+    scheme: Annotated[
+        Words, typer.Option(help="As of generate; may be repeated, the first is the base.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Tokens that stand alone.")] = 512,
+    windows: Annotated[int | None, typer.Option(min=1, help="So many at most.")] = None,
+    device: options.Device = "auto",
+    arithmetic: Annotated[
+        str,
+        typer.Option(help="scheme: activations quantized as it says; auto: where the GPU gains."),
+    ] = "scheme",
+    threads: options.Threads = None,
+    out: Out = None,
+    commit: Commit = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """How well a model predicts a text, in one or several schemes, and what each of them costs."""
+    command = _command()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    with counting("windows") as progress:
+        entries = command.perplexity(
+            model,
+            text,
+            scheme or (),
+            window=window,
+            most=windows,
+            device=device,
+            arithmetic=arithmetic,
+            out=out,
+            commit=commit,
+            say=note if as_json else _line,
+            progress=progress,
+        )
+    _end((entries, []), as_json)
+
+
 def table(
     records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("bench/records"),
+    of: Annotated[str, typer.Option(help="speed or perplexity.")] = "speed",
     to: Annotated[Path | None, typer.Option("--write", help="File to write.")] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Make the document of speeds from records."""
-    text = _command().table(records, to)
+    """Make the document of speeds or perplexities from records."""
+    text = _command().table(records, to, of)
     if to is None:
         write(text)
 
 
-for verb in (kernels, soak, table):
+for verb in (kernels, soak, perplexity, table):
     bench.command()(guarded(verb))
 
 

@@ -26,6 +26,9 @@ def demo(
     max_tokens: options.MaxTokens = 160,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 2,
     device: options.Device = "auto",
+    scheme: Annotated[
+        str, typer.Option(help="bf16, or what to quantize into: fp8, nvfp4, nvfp4-w4a4.")
+    ] = "bf16",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -41,8 +44,9 @@ def demo(
         write("\n".join(_machine_lines(machine, refusal)) + "\n\n")
     # One thread: the model's matrices are so small that threads would mostly wait for each other,
     # and on a busy machine for the scheduler.
-    with open_model(MODEL, threads=1, device=device, max_requests=1) as llm:
-        facts = _model_facts(llm)
+    settings = {"device": device, "scheme": scheme, "max_requests": 1}
+    with open_model(MODEL, threads=1, **settings) as llm:
+        facts = _model_facts(llm, scheme)
         if not as_json:
             write("\n".join(_model_lines(facts)) + f"\n\n{prompt}")
         pieces = []
@@ -86,11 +90,14 @@ def _machine_lines(machine: "Machine", refusal: str | None) -> list[str]:
     return lines
 
 
-def _model_facts(llm: "LLM") -> dict[str, Any]:
+def _model_facts(llm: "LLM", scheme: str) -> dict[str, Any]:
     from sparkwell.checkpoints.config import DeepseekConfig, parse_config
     from sparkwell.checkpoints.locate import locate
     from sparkwell.checkpoints.reader import Checkpoint
+    from sparkwell.checkpoints.survey import survey
     from sparkwell.engine.runner import ModelRunner, page_bytes
+    from sparkwell.models.load import weight_bytes
+    from sparkwell.models.schemes import find_scheme
 
     checkpoint = Checkpoint.open(locate(MODEL))
     config = parse_config(checkpoint.config)
@@ -101,8 +108,11 @@ def _model_facts(llm: "LLM") -> dict[str, Any]:
         "name": MODEL,
         "device": str(runner.device).partition(":")[0],
         "architecture": config.model_type,
-        "parameters": sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values()),
+        "parameters": sum(map(math.prod, survey(checkpoint).shapes(checkpoint).values())),
         "bytes": sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
+        "scheme": scheme,
+        "scheme_in_words": find_scheme(scheme).words,
+        "weight_bytes": weight_bytes(runner.model),
         "layers": config.num_layers,
         "heads": config.num_heads,
         "latent_width": config.kv_lora_rank + config.qk_rope_head_dim,
@@ -119,6 +129,8 @@ def _model_lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"model  {facts['name']}: {facts['architecture']}, {facts['parameters'] / 1e6:.1f} M "
         f"parameters, {facts['layers']} layers, {facts['heads']} heads",
+        f"       {facts['scheme']}: {facts['scheme_in_words']}; "
+        f"{facts['weight_bytes'] / 1e6:.1f} MB in memory",
         f"       MLA over a latent of {facts['latent_width']}, sparse attention to "
         f"{facts['indexer_topk']} keys, {facts['experts_per_token']} of {facts['experts']} experts",
         f"       cache {facts['cache_dtype']}, {facts['cache_bytes_per_token']} bytes a token; "

@@ -50,6 +50,15 @@ ComputeDtype = Annotated[
 KvCacheDtype = Annotated[
     CacheDtype, typer.Option("--kv-cache-dtype", help="What to cache in.", rich_help_panel=_MODEL)
 ]
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        help="Quantize plain weights when loading: bf16 (not), fp8, nvfp4, nvfp4-w4a4.  "
+        "Default: as they are stored.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
 PageSize = Annotated[int, typer.Option(min=1, help="Tokens in a page.", rich_help_panel=_MODEL)]
 NumPages = Annotated[
     int | None,

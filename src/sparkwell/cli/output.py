@@ -10,6 +10,8 @@ from sparkwell.env import LOG_LEVEL
 from sparkwell.errors import BadInput
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from sparkwell.engine.request import Timing
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -52,6 +54,34 @@ def loading(model: str) -> Iterator[Callable[[int, int], None] | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(model, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def counting(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each of several tasks while inside, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda task, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    after = (TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, *after, console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = progress.add_task(task)
+            progress.update(tasks[task], completed=done, total=total)
+
+        yield show
 
 
 def latencies(timing: "Timing", output_tokens: int) -> dict[str, float | None]:

@@ -54,6 +54,8 @@ class LLM:
         the runner finds room for.
     max_batch_tokens: rows of one step; max_requests: running at a time.
     max_context: most tokens of prompt and output; None: what the model was made for.
+    scheme: None: weights as they are stored; else what plain ones are quantized into while they are
+        loaded: "bf16" (nothing), "fp8", "nvfp4", "nvfp4-w4a4" (activations, too).
     enforce_eager: launch the kernels of every step one by one; else decode steps are recorded as
         CUDA graphs when the model is loaded, which takes a while.
     progress: called with bytes done and bytes in all, while a model is downloaded and again while
@@ -76,6 +78,7 @@ class LLM:
         max_context: int | None = None,
         backend: str = "auto",
         enforce_eager: bool = False,
+        scheme: str | None = None,
         progress: Callable[[int, int], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -106,6 +109,7 @@ class LLM:
             max_requests=max_requests,
             max_context=max_context,
             enforce_eager=enforce_eager,
+            scheme=scheme,
             progress=progress,
             say=say,
         )

@@ -13,6 +13,7 @@ from sparkwell.engine.scheduler import StepPlan
 from sparkwell.errors import BadInput
 from sparkwell.models.batch import Batch, Span
 from sparkwell.models.load import Model, load_model
+from sparkwell.models.products import products
 from sparkwell.ops.sampling import (
     NOTHING,
     SamplingRow,
@@ -34,6 +35,7 @@ class ModelRunner:
     page_size: tokens in a page; num_pages: pages in each layer's cache.
     cache_dtype: "fp32", "bf16" or "fp8" (models/*.cache_records says which records that means).
     eos_ids: suppressed until a request has its `min_tokens`.
+    arithmetic: of the products, as `models.products.products` has it.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class ModelRunner:
         cache_dtype: str,
         eos_ids: frozenset[int],
         device: str | torch.device = "cpu",
+        arithmetic: str = "auto",
     ) -> None:
+        self.arithmetic = arithmetic
         self.model, self.page_size, self.num_pages = model, page_size, num_pages
         self.cache_dtype, self.eos_ids, self.device = cache_dtype, eos_ids, torch.device(device)
         self.caches = model.allocate(
@@ -94,7 +98,8 @@ class ModelRunner:
             for work in plan.work
         ]
         batch = Batch.build(spans, page_size=self.page_size, device=self.device)
-        return self.model.forward(batch, self.caches)  # type: ignore[arg-type]
+        with products(self.arithmetic):
+            return self.model.forward(batch, self.caches)  # type: ignore[arg-type]
 
     def _draw(
         self, logits: torch.Tensor, greedy: torch.Tensor | None, requests: list[Request]
@@ -169,6 +174,7 @@ def build_runner(
     max_requests: int = 64,
     max_context: int = 1 << 20,
     enforce_eager: bool = False,
+    scheme: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ModelRunner:
@@ -179,11 +185,13 @@ def build_runner(
     num_pages: None takes 1 GiB for all layers' caches on the CPU, and most of a GPU's free memory.
     max_requests, max_context: of a step and of a request.  On a GPU decode steps up to these are
         recorded as CUDA graphs, unless enforce_eager; say: called with lines about it.
+    scheme: what plain weights are quantized into while they are loaded.  On a CPU, where nothing is
+        gained by it, activations are quantized only where a scheme asked for here says so.
     """
     place = choose_device(device)
     if page_size < 1:
         raise BadInput(f"page size is {page_size}; want at least 1 token")
-    model = load_model(folder, dtype=dtype, device=place, progress=progress)
+    model = load_model(folder, dtype=dtype, device=place, scheme=scheme, progress=progress)
     cache_dtype = _cache_dtype(kv_cache_dtype, model)
     if num_pages is None:
         num_pages = _default_pages(model, cache_dtype, page_size, place)
@@ -196,6 +204,7 @@ def build_runner(
         cache_dtype=cache_dtype,
         eos_ids=eos_ids,
         device=place,
+        arithmetic="scheme" if place.type == "cpu" and scheme is not None else "auto",
     )
     if place.type == "cuda" and not enforce_eager:
         limits = {"max_requests": max_requests, "max_context": max_context}

@@ -97,7 +97,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text; `special` adds what the model wants around it (such as <bos>)."""
-        return list(self._backend.encode(text, add_special_tokens=special))
+        # Not verbose: how long a text may be is for the engine to say, not for the tokenizer.
+        return list(self._backend.encode(text, add_special_tokens=special, verbose=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -101,7 +101,7 @@ def e2m1_encode(x: torch.Tensor) -> torch.Tensor:
     """
     x = _require_float("e2m1_encode", x).nan_to_num(E2M1_MAX)
     boundaries = torch.tensor(_E2M1_BOUNDARIES, dtype=torch.float32, device=x.device)
-    magnitude = torch.bucketize(x.abs(), boundaries, out_int32=True)
+    magnitude = torch.bucketize(x.abs().contiguous(), boundaries, out_int32=True)
     return (magnitude + 8 * x.signbit()).to(torch.uint8)
 
 
@@ -130,6 +130,18 @@ def e2m1_unpack(packed: torch.Tensor) -> torch.Tensor:
     """Inverse of `e2m1_pack`.  packed: [..., k/2] uint8.  Returns [..., k] uint8 in 0..15."""
     _require_codes("e2m1_unpack", packed)
     return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
+
+
+def e2m1_values(packed: torch.Tensor) -> torch.Tensor:
+    """e2m1_decode(e2m1_unpack(packed)), both values of a byte at once.
+
+    packed: [..., k/2] uint8.  Returns [..., k] fp32.
+    """
+    _require_codes("e2m1_values", packed)
+    every = torch.arange(256, dtype=torch.uint8, device=packed.device)
+    pairs = e2m1_decode(e2m1_unpack(every[:, None]))
+    values = pairs.index_select(0, packed.flatten().int())
+    return values.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
 
 
 def pow2_ceil(x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.weights import (
+from sparkwell.formats.fp8 import (
     AMAX_FLOOR,
     AMAX_TINY,
     dequantize_fp8_rows,

@@ -1,154 +1,134 @@
-"""Quantized tensors: FP8 weights with a scale per block, FP8 activations with a scale per group.
+"""A weight in any format: a plain tensor or a quantized one; stacks of them, and joined rows."""
 
-Both are the formats of DeepSeek-V3 (arXiv 2412.19437, section 3.3): value = e4m3 * fp32 scale.
-"""
-
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.floats import E4M3_MAX, SMALLEST_NORMAL, e4m3_encode, pow2_ceil
+from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
+from sparkwell.formats.int4 import Int4Group
+from sparkwell.formats.mxfp4 import Mxfp4
+from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.formats.quantized import Quantized
 
-AMAX_FLOOR = 1e-4  # smallest amax that sets an activation's scale (DeepSeek's reference code)
-AMAX_TINY = E4M3_MAX * SMALLEST_NORMAL  # the floor where only a zero or subnormal scale is avoided
+QuantizedTensor: TypeAlias = Fp8Block | Fp8Rows | Nvfp4 | Mxfp4 | Int4Group
+Weight: TypeAlias = torch.Tensor | QuantizedTensor
+W = TypeVar("W", bound=Weight)
 
 
-@dataclass(frozen=True, eq=False)
-class Fp8Block:
-    """w[n, k] = values[n, k] * scales[n // block[0], k // block[1]].
+def dequantize(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The weight as a plain tensor of `dtype`, [..., n, k], rounded once."""
+    return weight.to(dtype) if isinstance(weight, torch.Tensor) else weight.dequantize(dtype)
 
-    values: [..., n, k] float8_e4m3fn; the last block of a row or column may be partial.
-    scales: [..., ceil(n / block[0]), ceil(k / block[1])] fp32; "weight_scale_inv" on disk, which
-    is multiplied despite its name.
-    Raises BadInput where types or shapes disagree.
+
+def select(weight: Weight, expert: int) -> Weight:
+    """One weight of a stack, as views."""
+    return weight[expert] if isinstance(weight, torch.Tensor) else weight.select(expert)
+
+
+def kind(weight: Weight) -> str:
+    """The format's name: that of the class, or of the plain tensor's type."""
+    if isinstance(weight, torch.Tensor):
+        return str(weight.dtype).removeprefix("torch.")
+    return type(weight).__name__
+
+
+def unstackable(weights: Sequence[Weight]) -> str | None:
+    """Why these weights can't be the experts of one stack; None where they can.
+
+    Reads values (orders): not for a step of the model.
     """
-
-    values: torch.Tensor
-    scales: torch.Tensor
-    block: tuple[int, int] = (128, 128)
-
-    def __post_init__(self) -> None:
-        values, scales, (bn, bk) = self.values, self.scales, self.block
-        if values.dtype != torch.float8_e4m3fn or values.ndim < 2:
-            raise BadInput(
-                f"Fp8Block: values are {values.dtype} {list(values.shape)}, want "
-                "float8_e4m3fn [..., n, k]"
-            )
-        if bn < 1 or bk < 1:
-            raise BadInput(f"Fp8Block: block is {self.block}, want two positive sizes")
-        *lead, n, k = values.shape
-        want = [*lead, -(-n // bn), -(-k // bk)]
-        if scales.dtype != torch.float32 or list(scales.shape) != want:
-            raise BadInput(
-                f"Fp8Block: scales are {scales.dtype} {list(scales.shape)}, want float32 {want} "
-                f"for values {list(values.shape)} in blocks of {bn} x {bk}"
-            )
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the weight itself."""
-        return self.values.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where the values lie."""
-        return self.values.device
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """values * scales, the product in fp32 and then rounded to `dtype`; [..., n, k]."""
-        n, k = self.shape[-2:]
-        scales = self.scales.repeat_interleave(self.block[0], -2)[..., :n, :]
-        scales = scales.repeat_interleave(self.block[1], -1)[..., :k]
-        return (self.values.float() * scales).to(dtype)
-
-    def select(self, expert: int) -> "Fp8Block":
-        """One weight of a stack: `expert` counts along the first dimension, as a view.
-
-        Raises BadInput where there is no such dimension or no such expert.
-        """
-        if self.values.ndim < 3:
-            raise BadInput(f"Fp8Block.select: shape {list(self.shape)} is one weight, not a stack")
-        if not 0 <= expert < self.shape[0]:
-            raise BadInput(f"Fp8Block.select: expert {expert}, want 0 <= expert < {self.shape[0]}")
-        return Fp8Block(self.values[expert], self.scales[expert], self.block)
+    shapes = sorted({tuple(weight.shape) for weight in weights})
+    if len(shapes) > 1:
+        return f"shapes differ: {', '.join(str(list(shape)) for shape in shapes)}"
+    return _different(weights)
 
 
-Weight: TypeAlias = torch.Tensor | Fp8Block
+def unjoinable(weights: Sequence[Weight]) -> str | None:
+    """Why these weights can't stand exactly one below the other; None where they can.
 
-
-def fp8_scales(amax: torch.Tensor, *, floor: float, pow2: bool) -> torch.Tensor:
-    """scale = max(amax, floor) / 448, with `pow2` rounded up to a power of two; fp32.
-
-    A NaN or infinite amax gives a NaN or infinite scale.
+    Reads values (orders, input scales): not for a step of the model.
     """
-    # By a tensor: on a GPU torch turns division by a number into a product with its inverse.
-    scales = amax.clamp(min=floor) / amax.new_full((), E4M3_MAX)
-    return pow2_ceil(scales) if pow2 else scales
+    outer = sorted({(*weight.shape[:-2], weight.shape[-1]) for weight in weights})
+    if len(outer) > 1:
+        shapes = ", ".join(str(list(weight.shape)) for weight in weights)
+        return f"shapes differ in more than the number of rows: {shapes}"
+    if reason := _different(weights):
+        return reason
+    quantized = [weight for weight in weights if isinstance(weight, Quantized)]
+    if reason := _unequal("input_scale", quantized):
+        return reason
+    for weight in weights[:-1]:
+        if isinstance(weight, Fp8Block) and weight.shape[-2] % weight.block[0]:
+            return f"{weight.shape[-2]} rows end inside a block of {weight.block[0]}"
+    return None
 
 
-def quantize_fp8_block(
-    w: torch.Tensor, *, pow2: bool = False, block: tuple[int, int] = (128, 128)
-) -> Fp8Block:
-    """scale = amax(block) / 448, values = e4m3(w / scale); scales are at least 2^-126.
+def stack(weights: Sequence[W]) -> W:
+    """[n, k] each -> [E, n, k]: weight i is the stack's expert i; copies.
 
-    w: [..., n, k] float, finite.  pow2: scales rounded up to powers of two (DeepSeek-V3.2).
-    Raises BadInput for a vector, integers, or non-finite values.
+    Raises BadInput for no weights, and where kinds, shapes or options differ.
     """
-    if w.ndim < 2 or not w.is_floating_point():
-        raise BadInput(
-            f"quantize_fp8_block: w is {w.dtype} {list(w.shape)}, want float [..., n, k]"
-        )
-    w = w.float()
-    if bad := int((~torch.isfinite(w)).sum()):
-        raise BadInput(f"quantize_fp8_block: {bad} of {w.numel()} values are not finite; mend w")
-    *lead, n, k = w.shape
-    bn, bk = block
-    padded = torch.nn.functional.pad(w, (0, -k % bk, 0, -n % bn))
-    rows, columns = padded.shape[-2] // bn, padded.shape[-1] // bk
-    blocks = padded.reshape(*lead, rows, bn, columns, bk)
-    scales = fp8_scales(blocks.abs().amax((-3, -1)), floor=AMAX_TINY, pow2=pow2)
-    scaled = (blocks / scales[..., :, None, :, None]).reshape(padded.shape)[..., :n, :k]
-    return Fp8Block(e4m3_encode(scaled).view(torch.float8_e4m3fn), scales, block)
+    first = _first("stack", weights, unstackable(weights))
+    if isinstance(first, torch.Tensor):
+        return cast(W, torch.stack([w for w in weights if isinstance(w, torch.Tensor)]))
+    parts = [weight.tensors() for weight in weights if isinstance(weight, Quantized)]
+    whole = first.changed(
+        lambda name, t: t if name == "order" else torch.stack([part[name] for part in parts])
+    )
+    return cast(W, whole)
 
 
-def quantize_fp8_rows(
-    x: torch.Tensor, group: int = 128, pow2: bool = False, *, floor: float = AMAX_FLOOR
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """scale = max(amax(group), floor) / 448, values = e4m3(x / scale), per `group` along a row.
+def join(weights: Sequence[W]) -> W:
+    """[..., n_i, k] each -> [..., sum n_i, k]: one below the other, every row unchanged; copies.
 
-    x: [..., k] float; the last group of a row may be partial.  One NaN or infinity makes its whole
-    group NaN when dequantized.  pow2: scales rounded up to powers of two.
-    Returns values [..., k] float8_e4m3fn, scales [..., ceil(k / group)] fp32.
-    Raises BadInput for integers or a group below 1.  Source: DeepSeek-V3, arXiv 2412.19437, 3.3.
+    Raises BadInput for no weights, and where the rows can't be kept exactly as they are: kinds,
+    groups, orders or input scales differ, or FP8 blocks would be cut.
     """
-    if group < 1 or not x.is_floating_point() or x.ndim < 1:
-        raise BadInput(
-            f"quantize_fp8_rows: x is {x.dtype} {list(x.shape)} in groups of {group}, want "
-            "float [..., k] and a group of at least 1"
-        )
-    k = x.shape[-1]
-    groups = torch.nn.functional.pad(x.float(), (0, -k % group))
-    groups = groups.reshape(*x.shape[:-1], -(-k // group), group)
-    scales = fp8_scales(groups.abs().amax(-1), floor=floor, pow2=pow2)
-    values = (groups / scales[..., None]).flatten(-2)[..., :k]
-    return e4m3_encode(values).view(torch.float8_e4m3fn), scales
+    first = _first("join", weights, unjoinable(weights))
+    if isinstance(first, torch.Tensor):
+        return cast(W, torch.cat([w for w in weights if isinstance(w, torch.Tensor)], -2))
+    parts = [weight.tensors() for weight in weights if isinstance(weight, Quantized)]
+    held, rows = first.ROWS, len(first.shape) - 2
+    whole = first.changed(
+        lambda name, t: torch.cat([part[name] for part in parts], rows) if name in held else t
+    )
+    return cast(W, whole)
 
 
-def dequantize_fp8_rows(
-    values: torch.Tensor, scales: torch.Tensor, group: int = 128
-) -> torch.Tensor:
-    """x[..., k] = values[..., k] * scales[..., k // group], in fp32.
+def _first(op: str, weights: Sequence[Weight], reason: str | None) -> Weight:
+    if not weights:
+        raise BadInput(f"{op}: no weights, want at least one")
+    if reason:
+        raise BadInput(f"{op}: {reason}; keep these weights apart, or dequantize them first")
+    return weights[0]
 
-    values: [..., k] float8_e4m3fn; scales: [..., ceil(k / group)] fp32.
-    Raises BadInput where the shapes disagree.
-    """
-    k = values.shape[-1]
-    want = [*values.shape[:-1], -(-k // group)]
-    if values.dtype != torch.float8_e4m3fn or list(scales.shape) != want:
-        raise BadInput(
-            f"dequantize_fp8_rows: values {values.dtype} {list(values.shape)}, scales "
-            f"{list(scales.shape)}; want float8_e4m3fn and scales {want}"
-        )
-    return values.float() * scales.float().repeat_interleave(group, -1)[..., :k]
+
+def _different(weights: Sequence[Weight]) -> str | None:
+    """Why these weights are not of one format on one device; None where they are."""
+    for name, found in (
+        ("kinds", sorted({kind(weight) for weight in weights})),
+        ("devices", sorted({str(weight.device) for weight in weights})),
+    ):
+        if len(found) > 1:
+            return f"{name} differ: {', '.join(found)}"
+    quantized = [weight for weight in weights if isinstance(weight, Quantized)]
+    for one in quantized[1:]:
+        for name, value in quantized[0].options().items():
+            if one.options().get(name) != value:
+                return f"{name} differs: {value!r} and {one.options().get(name)!r}"
+        if one.tensors().keys() != quantized[0].tensors().keys():
+            odd = sorted(one.tensors().keys() ^ quantized[0].tensors().keys())
+            return f"some have {', '.join(odd)} and some have not"
+        for name, t in one.tensors().items():
+            if t.dtype != quantized[0].tensors()[name].dtype:
+                return f"{name} differ: {quantized[0].tensors()[name].dtype} and {t.dtype}"
+    return _unequal("order", quantized)
+
+
+def _unequal(name: str, weights: Sequence[Quantized]) -> str | None:
+    held = [t for weight in weights if (t := weight.tensors().get(name)) is not None]
+    if all(torch.equal(t, held[0]) for t in held[1:]):
+        return None
+    return f"the values of {name} differ"

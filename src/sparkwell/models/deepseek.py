@@ -17,11 +17,11 @@ from sparkwell.formats.paged import PagedCache
 from sparkwell.formats.weights import Weight
 from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
+from sparkwell.models.products import linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_prefill
 from sparkwell.ops.cache import cache_gather, index_key_write, latent_write
 from sparkwell.ops.indexer import index_select, logical_to_physical
-from sparkwell.ops.linear import linear
 from sparkwell.ops.mla import mla_paged, mla_sparse
 from sparkwell.ops.norm import add_rms_norm, rms_norm
 

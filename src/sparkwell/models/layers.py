@@ -6,11 +6,11 @@ from functools import partial
 import torch
 
 from sparkwell.checkpoints.config import MoeConfig, RopeConfig
-from sparkwell.formats.weights import Weight
+from sparkwell.formats.weights import Weight, join, unjoinable
+from sparkwell.models.products import experts, linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.activation import swiglu
-from sparkwell.ops.linear import linear
-from sparkwell.ops.moe import experts, route_sigmoid, route_softmax
+from sparkwell.ops.moe import route_sigmoid, route_softmax
 from sparkwell.ops.rope import rope, rope_frequencies
 
 
@@ -53,15 +53,21 @@ class Mlp:
 
 
 def joined(*weights: Weight) -> tuple[Weight, ...]:
-    """Weights of the same input: one below the other where they are plain, so one product."""
-    plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
-    return (torch.cat(plain),) if len(plain) == len(weights) else weights
+    """Weights of the same input: one below the other where every row stays as it is, so that there
+    is one product; else apart (other formats, other static scales of x, FP8 blocks that a join
+    would cut)."""
+    return weights if unjoinable(weights) else (join(weights),)
 
 
-def multiplied(x: torch.Tensor, weights: tuple[Weight, ...]) -> torch.Tensor:
-    """What `joined` weights make of x, side by side."""
-    parts = [linear(x, weight) for weight in weights]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+def multiplied(
+    x: torch.Tensor, weights: tuple[Weight, ...], bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What `joined` weights make of x, side by side; bias: of all their outputs, or None."""
+    if len(weights) == 1:
+        return linear(x, weights[0], bias)
+    rows = [weight.shape[0] for weight in weights]
+    biases = [None] * len(rows) if bias is None else bias.split(rows)
+    return torch.cat([linear(x, w, b) for w, b in zip(weights, biases, strict=True)], -1)
 
 
 class Moe:

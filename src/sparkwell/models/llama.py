@@ -8,11 +8,11 @@ from sparkwell.checkpoints.config import LlamaConfig
 from sparkwell.formats.kv import Record, gqa_record
 from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch
-from sparkwell.models.layers import Mlp, Moe, Rotary
+from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
+from sparkwell.models.products import linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_paged
 from sparkwell.ops.cache import cache_write
-from sparkwell.ops.linear import linear
 from sparkwell.ops.norm import add_rms_norm, rms_norm
 
 
@@ -22,15 +22,14 @@ class Attention:
     def __init__(self, c: LlamaConfig, w: Weights, prefix: str, window: int | None) -> None:
         self.config, self.window, self.scale = c, window, c.head_dim**-0.5
         q_width, kv_width = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-        self.q = w.linear(f"{prefix}.q_proj", q_width, c.hidden_size)
-        self.k = w.linear(f"{prefix}.k_proj", kv_width, c.hidden_size)
-        self.v = w.linear(f"{prefix}.v_proj", kv_width, c.hidden_size)
+        self.widths = {"q": q_width, "k": kv_width, "v": kv_width}
+        names = {f"{prefix}.{part}_proj": width for part, width in self.widths.items()}
+        self.qkv = joined(*(w.linear(name, n, c.hidden_size) for name, n in names.items()))
         self.o = w.linear(f"{prefix}.o_proj", c.hidden_size, q_width)
-        self.q_bias = self.k_bias = self.v_bias = None
+        self.qkv_bias: torch.Tensor | None = None
         if c.qkv_bias:
-            self.q_bias = w.tensor(f"{prefix}.q_proj.bias", (q_width,))
-            self.k_bias = w.tensor(f"{prefix}.k_proj.bias", (kv_width,))
-            self.v_bias = w.tensor(f"{prefix}.v_proj.bias", (kv_width,))
+            biases = [w.tensor(f"{name}.bias", (width,)) for name, width in names.items()]
+            self.qkv_bias = torch.cat(biases)
         if c.qk_norm:
             self.q_norm = w.tensor(f"{prefix}.q_norm.weight", (c.head_dim,))
             self.k_norm = w.tensor(f"{prefix}.k_norm.weight", (c.head_dim,))
@@ -38,9 +37,8 @@ class Attention:
 
     def __call__(self, x: torch.Tensor, batch: Batch, cache: PagedCache) -> torch.Tensor:
         c = self.config
-        q = linear(x, self.q, self.q_bias).unflatten(-1, (c.num_heads, c.head_dim))
-        k = linear(x, self.k, self.k_bias).unflatten(-1, (c.num_kv_heads, c.head_dim))
-        v = linear(x, self.v, self.v_bias)
+        q, k, v = multiplied(x, self.qkv, self.qkv_bias).split(list(self.widths.values()), -1)
+        q, k = (part.unflatten(-1, (-1, c.head_dim)) for part in (q, k))
         if c.qk_norm:
             q = rms_norm(q, self.q_norm, eps=c.rms_norm_eps)
             k = rms_norm(k, self.k_norm, eps=c.rms_norm_eps)

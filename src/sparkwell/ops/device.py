@@ -20,10 +20,14 @@ DEFAULT_SMS = 132  # multiprocessors assumed where no GPU says: splits differ, r
 
 @dataclass(frozen=True)
 class Device:
-    """What selection may ask: features and limits of the target, and how many SMs share work."""
+    """What selection may ask: features and limits of the target, and how many SMs share work.
+
+    product: what the driver calls the GPU; "": not known.
+    """
 
     target: Target
     sms: int
+    product: str = ""
 
 
 _NAMED: ContextVar[Device | None] = ContextVar("sparkwell_target", default=None)
@@ -64,4 +68,4 @@ def device_of(device: torch.device) -> Device:
 def _cuda(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
     name = f"{properties.major}.{properties.minor}"
-    return Device(target(name), properties.multi_processor_count)
+    return Device(target(name), properties.multi_processor_count, properties.name)

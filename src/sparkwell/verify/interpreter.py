@@ -2,7 +2,8 @@
 
 As shipped (3.9) it multiplies the bit patterns of bfloat16 operands, in `tl.dot` and in binary
 operations, and its own conversions truncate towards zero where the hardware rounds to nearest even
-and read the e4m3 NaN as 480.  `correct` replaces those methods by torch's conversions.
+and read the e4m3 NaN as 480; block scales in e4m3 are read as
+exponents.  `correct` replaces those methods by torch's conversions.
 """
 
 from typing import Any
@@ -80,7 +81,14 @@ def correct() -> None:
             return cast_impl(self, source, wanted)
         return shipped_cast(self, source, wanted)
 
+    shipped_scale = interpreter._dot_scaled_scale_to_f32
+
+    def scale_to_f32(scale: Any, compute_type: Any) -> Any:
+        """Scales of a block product: e4m3 ones are no exponents."""
+        return _as_fp32(scale) if scale.dtype.is_fp8() else shipped_scale(scale, compute_type)
+
     interpreter._convert_float = _convert
+    interpreter._dot_scaled_scale_to_f32 = scale_to_f32
     builder.create_dot = create_dot
     builder.binary_op = binary_op
     builder.cast_impl = cast_impl

@@ -6,6 +6,20 @@ FP4 rounds ties to even, as in their 2.8.1; no op here reads FP4 operands yet.
 
 import torch
 
+from sparkwell.compat.deep_gemm.layout import (
+    align,
+    ceil_div,
+    get_k_alignment_for_contiguous_layout,
+    get_m_alignment_for_contiguous_layout,
+    get_mk_alignment_for_contiguous_layout,
+    get_mn_major_tma_aligned_packed_ue8m0_tensor,
+    get_mn_major_tma_aligned_tensor,
+    get_theoretical_mk_alignment_for_contiguous_layout,
+    get_tma_aligned_size,
+    pack_ue8m0_to_int,
+    set_mk_alignment_for_contiguous_layout,
+    unpack_ue8m0_from_int,
+)
 from sparkwell.formats.floats import (
     E2M1_MAX,
     e2m1_decode,
@@ -15,49 +29,12 @@ from sparkwell.formats.floats import (
     e4m3_encode,
     pow2_ceil,
 )
-from sparkwell.formats.weights import AMAX_FLOOR, fp8_scales
-
-_mk_alignment = 128  # rows a group of a grouped GEMM starts at a multiple of
-
-
-def ceil_div(x: int, y: int) -> int:
-    """x / y, rounded up."""
-    return -(-x // y)
-
-
-def align(x: int, y: int) -> int:
-    """The smallest multiple of y that is not below x."""
-    return ceil_div(x, y) * y
-
-
-def get_mk_alignment_for_contiguous_layout() -> int:
-    """The alignment last set, 128 before."""
-    return _mk_alignment
-
-
-def set_mk_alignment_for_contiguous_layout(value: int) -> None:
-    """Keeps the value for the getter; the ops here read nothing of it."""
-    global _mk_alignment
-    _mk_alignment = value
-
-
-get_m_alignment_for_contiguous_layout = get_mk_alignment_for_contiguous_layout
-get_k_alignment_for_contiguous_layout = get_mk_alignment_for_contiguous_layout
+from sparkwell.formats.fp8 import AMAX_FLOOR, fp8_scales
 
 
 def ceil_to_ue8m0(x: torch.Tensor) -> torch.Tensor:
     """|x| rounded up to a power of two, fp32."""
     return pow2_ceil(x.abs())
-
-
-def pack_ue8m0_to_int(x: torch.Tensor) -> torch.Tensor:
-    """Powers of two, fp32 [..., 4n], to their exponent bytes, four in an int32 [..., n]."""
-    return (x.view(torch.int32) >> 23).to(torch.uint8).view(torch.int32)
-
-
-def unpack_ue8m0_from_int(packed_sf: torch.Tensor) -> torch.Tensor:
-    """Inverse of `pack_ue8m0_to_int`."""
-    return (packed_sf.contiguous().view(torch.uint8).int() << 23).view(torch.float32)
 
 
 def per_token_cast_to_fp8(
@@ -145,3 +122,27 @@ def _packed(scales: torch.Tensor) -> torch.Tensor:
     """Exponent bytes, four an int32; a row whose count 4 does not divide ends with scales of 1."""
     missing = -scales.shape[-1] % 4
     return pack_ue8m0_to_int(torch.nn.functional.pad(scales, (0, missing), value=1.0))
+
+
+__all__ = [
+    "align",
+    "cast_back_from_fp4",
+    "ceil_div",
+    "ceil_to_ue8m0",
+    "get_k_alignment_for_contiguous_layout",
+    "get_m_alignment_for_contiguous_layout",
+    "get_mk_alignment_for_contiguous_layout",
+    "get_mn_major_tma_aligned_packed_ue8m0_tensor",
+    "get_mn_major_tma_aligned_tensor",
+    "get_theoretical_mk_alignment_for_contiguous_layout",
+    "get_tma_aligned_size",
+    "pack_ue8m0_to_int",
+    "per_block_cast_to_fp8",
+    "per_channel_cast_to_fp8",
+    "per_custom_dims_cast_to_fp8",
+    "per_token_cast_to_fp4",
+    "per_token_cast_to_fp8",
+    "set_mk_alignment_for_contiguous_layout",
+    "transpose_packed_fp4",
+    "unpack_ue8m0_from_int",
+]

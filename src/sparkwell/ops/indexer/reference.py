@@ -9,8 +9,8 @@ import math
 
 import torch
 
+from sparkwell.formats.fp8 import quantize_fp8_rows
 from sparkwell.formats.paged import PagedCache
-from sparkwell.formats.weights import quantize_fp8_rows
 from sparkwell.ops.ragged import context_slots, row_blocks, shares
 
 INT32_MAX = 2**31 - 1

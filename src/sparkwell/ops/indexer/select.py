@@ -3,8 +3,8 @@
 import torch
 import triton
 
+from sparkwell.formats.fp8 import AMAX_FLOOR
 from sparkwell.formats.paged import PagedCache
-from sparkwell.formats.weights import AMAX_FLOOR
 from sparkwell.ops.device import device_of
 from sparkwell.ops.indexer.kernels.queries import queries_kernel
 from sparkwell.ops.indexer.kernels.topk import mark_kernel, slots_kernel, topk_kernel

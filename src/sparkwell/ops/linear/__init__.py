@@ -1,6 +1,24 @@
-"""Linear layers on plain and block-quantized weights."""
+"""Linear layers on weights of every format."""
 
-from sparkwell.ops.linear.api import linear
-from sparkwell.ops.linear.reference import fp8_block_gemm_reference, linear_reference
+from sparkwell.ops.linear.api import linear, linear_decision, linear_in_words
+from sparkwell.ops.linear.arithmetic import ARITHMETICS, Decision
+from sparkwell.ops.linear.reference import (
+    activations_reference,
+    fp8_block_gemm_reference,
+    linear_reference,
+    quantized_gemm_reference,
+    quantized_linear_reference,
+)
 
-__all__ = ["fp8_block_gemm_reference", "linear", "linear_reference"]
+__all__ = [
+    "ARITHMETICS",
+    "Decision",
+    "activations_reference",
+    "fp8_block_gemm_reference",
+    "linear",
+    "linear_decision",
+    "linear_in_words",
+    "linear_reference",
+    "quantized_gemm_reference",
+    "quantized_linear_reference",
+]

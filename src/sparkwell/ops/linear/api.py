@@ -2,34 +2,107 @@
 
 On a GPU a float weight is multiplied by torch's own matrix product."""
 
-import torch
-from torch.nn import functional
+import math
 
-from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.weights import Fp8Block, Weight
+import torch
+
+from sparkwell.errors import BadInput
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.quantized import Quantized
+from sparkwell.formats.weights import QuantizedTensor, Weight
 from sparkwell.ops.backend import choose
+from sparkwell.ops.device import device_of
+from sparkwell.ops.linear.arithmetic import (
+    Decision,
+    check_arithmetic,
+    check_pair,
+    decide,
+    memory_bound_rows,
+)
 from sparkwell.ops.linear.reference import linear_reference
+from sparkwell.ops.quantize import quantize_activations
 
 
 def linear(
-    x: torch.Tensor,
+    x: torch.Tensor | QuantizedTensor,
     weight: Weight,
     bias: torch.Tensor | None = None,
     *,
     out_dtype: torch.dtype | None = None,
+    arithmetic: str = "auto",
     backend: str = "auto",
 ) -> torch.Tensor:
     """y = x W^T + bias.
 
-    x: [..., K] fp32/bf16/fp16.
-    weight: [N, K], a float tensor or an Fp8Block (which is dequantized, x is not quantized).
+    x: [..., K] fp32/bf16/fp16; or quantized, [m, K], as `quantize_activations` makes it.
+    weight: [N, K], a float tensor or a quantized one.
     bias: [N] or None.
-    out_dtype: of the result; None: x's.  fp32 is what logits and scores of half-precision x need.
+    out_dtype: of the result; None: x's, bf16 of a quantized one.  fp32 is what logits and scores of
+        half-precision x need.
+    arithmetic: "w4a16", "w8a16": x is left as it is; "w8a8", "w4a8", "w4a4": x is quantized to FP8
+        or NVFP4 first; "auto": the former on CPU tensors, elsewhere what `linear_decision` says.
 
-    Returns [..., N]; products and sums are fp32, cast once.
-    Raises BadInput where the shapes do not fit, Unsupported for FP8 blocks on a GPU.
+    Returns [..., N]; products and sums are fp32, cast once.  On a GPU:
+    as it is: weights and products are exact; for more than some hundred rows (`few_rows`), or fp32
+        x, the weight is rounded to x's type first.  NaN codes of FP8 and of scales read as 480,
+        E8M0's as infinity.
+    "w8a8", "w4a4": the products of codes are exact; sums of 128 columns as the FP8 units add.
+    "w4a8": NVFP4's e2m1 * scale is rounded to e4m3, a relative error of at most 2^-4 a weight;
+        MXFP4's is exact where a row's scales of 128 or 256 columns differ by at most 2^14.
+    Raises BadInput where shapes or formats do not fit, Unsupported where the arithmetic asked for
+    has no kernel for the weight on the device.
     """
-    served_by = choose("linear", x, backend)
+    operand = x if isinstance(x, torch.Tensor) else next(iter(x.tensors().values()))
+    served_by = choose("linear", operand, backend)
+    _check(x, weight, bias)
+    check_arithmetic(weight, arithmetic)
+    if out_dtype is None:
+        out_dtype = torch.bfloat16 if isinstance(x, Quantized) else x.dtype
+    if served_by == "reference":
+        return linear_reference(x, weight, bias, arithmetic=arithmetic).to(out_dtype)
+    from sparkwell.ops.linear.both import multiply_quantized
+    from sparkwell.ops.linear.run import multiply_as_is, multiply_plain
+
+    if isinstance(x, Quantized):
+        assert isinstance(weight, Quantized)
+        return multiply_quantized(x, weight, bias, out_dtype)
+    if isinstance(weight, torch.Tensor):
+        return multiply_plain(x, weight, bias, out_dtype)
+    rows = math.prod(x.shape[:-1])
+    decision = decide(rows, weight, device_of(x.device), arithmetic)
+    if decision.activations == "none":
+        return multiply_as_is(x, weight, bias, out_dtype)
+    given = getattr(weight, "input_scale", None)
+    flat = x.reshape(rows, x.shape[-1])
+    group = weight.block[1] if isinstance(weight, Fp8Block) else 128
+    quantized = quantize_activations(
+        flat, decision.activations, input_scale=given, group=group, backend="kernel"
+    )
+    y = multiply_quantized(quantized, weight, bias, out_dtype)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def linear_decision(x: torch.Tensor, weight: Weight, arithmetic: str = "auto") -> Decision:
+    """In which arithmetic `linear` multiplies on x's device, and why.
+
+    x: [..., K]; its values are not read.
+    Raises as `linear` does.
+    """
+    return decide(math.prod(x.shape[:-1]), weight, device_of(x.device), arithmetic)
+
+
+def linear_in_words(weight: Weight, device: torch.device) -> str:
+    """What `linear` does with a weight on a device, for logs: "w4a16 up to 50 rows, then w4a4"."""
+    here = device_of(device)
+    few, many = decide(1, weight, here), decide(1 << 30, weight, here)
+    if few.arithmetic == many.arithmetic:
+        return f"{few.arithmetic} ({few.why})"
+    assert isinstance(weight, Quantized)
+    return f"{few.arithmetic} up to {memory_bound_rows(weight, here)} rows, then {many.arithmetic}"
+
+
+def _check(x: torch.Tensor | QuantizedTensor, weight: Weight, bias: torch.Tensor | None) -> None:
+    """Raises BadInput where the operands do not fit together."""
     if len(weight.shape) != 2 or x.shape[-1:] != weight.shape[1:]:
         raise BadInput(
             f"linear: x is {tuple(x.shape)} and weight {tuple(weight.shape)}, "
@@ -40,23 +113,5 @@ def linear(
             f"linear: bias is {tuple(bias.shape)} for weight {tuple(weight.shape)}, "
             f"want ({weight.shape[0]},), one value per output"
         )
-    if served_by == "reference":
-        return linear_reference(x, weight, bias).to(out_dtype or x.dtype)
-    if isinstance(weight, Fp8Block):
-        raise Unsupported(
-            "linear",
-            f"x {list(x.shape)} on {x.device}, weight {list(weight.shape)} in FP8 blocks",
-            {"kernel": "multiplies float weights only"},
-            'load the model on the CPU, or pass backend="reference"',
-        )
-    if out_dtype in (None, x.dtype):
-        bias = None if bias is None else bias.to(x.dtype)
-        return functional.linear(x, weight.to(x.dtype), bias)
-    assert out_dtype is not None
-    if x.dtype == weight.dtype and out_dtype == torch.float32:
-        # Half-precision operands as they are: a wider copy of the weight would be made every time.
-        y = torch.mm(x.reshape(-1, x.shape[-1]), weight.t(), out_dtype=out_dtype)
-        y = y.reshape(*x.shape[:-1], len(weight))
-    else:
-        y = functional.linear(x.to(out_dtype), weight.to(out_dtype))
-    return y if bias is None else y + bias.to(out_dtype)
+    if isinstance(x, Quantized):
+        check_pair(x, weight)

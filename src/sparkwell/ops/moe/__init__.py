@@ -1,6 +1,7 @@
-"""Mixture of experts: routers and the experts' feed-forward."""
+"""Mixture of experts: routers, the experts' feed-forward, products by groups of rows."""
 
 from sparkwell.ops.moe.api import experts, route_sigmoid, route_softmax
+from sparkwell.ops.moe.layouts import grouped_linear, grouped_linear_reference
 from sparkwell.ops.moe.reference import (
     experts_reference,
     route_sigmoid_reference,
@@ -10,6 +11,8 @@ from sparkwell.ops.moe.reference import (
 __all__ = [
     "experts",
     "experts_reference",
+    "grouped_linear",
+    "grouped_linear_reference",
     "route_sigmoid",
     "route_sigmoid_reference",
     "route_softmax",

@@ -2,14 +2,18 @@
 
 import torch
 
-from sparkwell.errors import BadInput, Unsupported
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.errors import BadInput
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.formats.weights import Weight, kind
 from sparkwell.ops.backend import choose
 from sparkwell.ops.moe.reference import (
     experts_reference,
     route_sigmoid_reference,
     route_softmax_reference,
 )
+
+ARITHMETICS = ("auto", "w4a16", "w4a4", "w8a16", "w8a8")
 
 
 def route_sigmoid(
@@ -90,6 +94,8 @@ def experts(
     gate_up: Weight,
     down: Weight,
     *,
+    first_expert: int | None = None,
+    arithmetic: str = "auto",
     backend: str = "auto",
 ) -> torch.Tensor:
     """y[t] = sum_j weights[t, j] * down[e] swiglu(gate_up[e] x[t]),  e = ids[t, j].
@@ -97,29 +103,35 @@ def experts(
     x: [T, h] fp32/bf16/fp16.
     ids: [T, k] int64 (or int32) in [0, E); an expert named twice counts twice.
     weights: [T, k] fp32, applied after the down projection.
-    gate_up: [E, 2*I, h], gate rows first; a float tensor or an Fp8Block.
+    gate_up: [E, 2*I, h], gate rows first; a float tensor or a quantized one.
     down: [E, h, I]; likewise.
+    first_expert: None: these are all experts.  A number: they are its E consecutive ones of more,
+    e = ids[t, j] - first_expert, and those outside [0, E) add nothing (expert parallelism).
 
-    Returns [T, h] in x's dtype; everything before the final cast is fp32, and only experts that
-    some token names are read (dequantized).
-    Raises BadInput where the shapes do not fit; the reference also where an id names no expert (a
-    kernel leaves it out).  Unsupported for FP8 blocks on a GPU.
+    arithmetic: "w8a16", "w4a16": x is multiplied as it is.  "w8a8", of Fp8Blocks, and "w4a4", of
+    Nvfp4: x, and what stands between the products, are quantized first: to e4m3 with a scale each
+    128 columns; to NVFP4 with a factor each row.  "auto": as the checkpoint was made for
+    ("fp8-group", "nvfp4"), where an expert has tokens enough to pay for it and the GPU has the
+    matrix units; otherwise, and in the reference, x is left as it is.
+
+    Returns [T, h] in x's dtype.  Products and sums are fp32, cast once; a kernel casts what stands
+    between the two products to x's dtype, too.  Only experts that some token names are read.
+    Raises BadInput where the shapes do not fit; the reference also where an id names no expert of
+    all (a kernel leaves it out).  Unsupported where no kernel's tile fits the groups of a format.
     """
     served_by = choose("experts", x, backend)
     _check_experts(x, ids, weights, gate_up, down)
+    _check_arithmetic(arithmetic, gate_up, down)
     if served_by == "reference":
-        _check_ids(ids, gate_up.shape[0])
-        return experts_reference(x, ids, weights, gate_up, down).to(x.dtype)
-    if isinstance(gate_up, Fp8Block) or isinstance(down, Fp8Block):
-        raise Unsupported(
-            "experts",
-            f"x {list(x.shape)} on {x.device}, weights in FP8 blocks",
-            {"kernel": "multiplies float weights only"},
-            'load the model on the CPU, or pass backend="reference"',
+        if first_expert is None:
+            _check_ids(ids, gate_up.shape[0])
+        y = experts_reference(
+            x, ids, weights, gate_up, down, first_expert=first_expert, arithmetic=arithmetic
         )
-    from sparkwell.ops.moe.kernels.experts import experts_rows
+        return y.to(x.dtype)
+    from sparkwell.ops.moe.run import experts_rows
 
-    return experts_rows(x, ids, weights, gate_up, down)
+    return experts_rows(x, ids, weights, gate_up, down, first_expert or 0, arithmetic)
 
 
 def _check_router(op: str, logits: torch.Tensor, topk: int, n_group: int, topk_group: int) -> None:
@@ -161,6 +173,19 @@ def _check_experts(
         raise BadInput(
             f"experts: ids is {tuple(ids.shape)} and weights {tuple(weights.shape)} for x "
             f"{tuple(x.shape)}, want both [T, k]"
+        )
+
+
+def _check_arithmetic(arithmetic: str, gate_up: Weight, down: Weight) -> None:
+    if arithmetic not in ARITHMETICS:
+        raise BadInput(
+            f"experts: arithmetic is {arithmetic!r}, want one of {', '.join(ARITHMETICS)}"
+        )
+    form = Fp8Block if arithmetic.startswith("w8") else Nvfp4
+    if arithmetic != "auto" and not all(isinstance(w, form) for w in (gate_up, down)):
+        raise BadInput(
+            f"experts: arithmetic is {arithmetic!r} for weights of {kind(gate_up)} and "
+            f'{kind(down)}, want {form.__name__} for both, or "auto"'
         )
 
 

@@ -8,8 +8,10 @@ Experts: y = sum_j weights_j * down_j(swiglu(gate_up_j(x))).
 import torch
 from torch.nn import functional
 
-from sparkwell.formats.weights import Fp8Block, Weight
+from sparkwell.formats.nvfp4 import quantize_nvfp4_tokens
+from sparkwell.formats.weights import Weight, dequantize, select
 from sparkwell.ops.activation import swiglu_reference
+from sparkwell.ops.linear.reference import activations_reference
 
 NORMALIZE_FLOOR = 1e-20  # added to the sum of the chosen sigmoids; all of them may underflow to 0
 
@@ -61,12 +63,24 @@ def route_softmax_reference(
 
 
 def experts_reference(
-    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, gate_up: Weight, down: Weight
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: Weight,
+    down: Weight,
+    *,
+    first_expert: int | None = None,
+    arithmetic: str = "auto",
 ) -> torch.Tensor:
     """The meaning of `experts`, in fp32.  [T, h], [T, k], [T, k], [E, 2I, h], [E, h, I] -> [T, h]
 
     Each token's sum runs over its experts in ascending id, whatever else is in the batch.
+    first_expert: which expert is the first of the E; ids outside them add nothing.
+    arithmetic: "w8a8": what both products multiply is quantized first, each 128 columns of a row;
+    "w4a4": to NVFP4 with a factor of the row.
     """
+    x = _quantized(x, gate_up, arithmetic)
+    ids = ids - (first_expert or 0)
     x = x.float()
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     by_expert, order = ids.flatten().sort(stable=True)  # order: places in the flattened [T, k]
@@ -75,15 +89,25 @@ def experts_reference(
     tokens = (order // ids.shape[1]).split(counts)
     factors = weights.float().flatten()[order, None].split(counts)
     for expert, token, factor in zip(active.tolist(), tokens, factors, strict=True):
+        if not 0 <= expert < gate_up.shape[0]:
+            continue
         hidden = swiglu_reference(functional.linear(x[token], _expert(gate_up, expert)))
+        hidden = _quantized(hidden, down, arithmetic)
         out.index_add_(0, token, functional.linear(hidden, _expert(down, expert)) * factor)
     return out
 
 
+def _quantized(x: torch.Tensor, weight: Weight, arithmetic: str) -> torch.Tensor:
+    """x as the product with `weight` takes it."""
+    if arithmetic == "w8a8" and not isinstance(weight, torch.Tensor):
+        return activations_reference(x, weight, "fp8-group")
+    if arithmetic == "w4a4":
+        return quantize_nvfp4_tokens(x.float()).dequantize()
+    return x
+
+
 def _expert(weight: Weight, expert: int) -> torch.Tensor:
-    if isinstance(weight, Fp8Block):
-        return weight.select(expert).dequantize()
-    return weight[expert].float()
+    return dequantize(select(weight, expert))
 
 
 def _largest(scores: torch.Tensor, k: int) -> torch.Tensor:

@@ -1,17 +1,29 @@
-"""RMSNorm and LayerNorm over the last dimension."""
+"""RMSNorm and LayerNorm over the last dimension, and RMSNorm quantized."""
 
-from sparkwell.ops.norm.api import add_rms_norm, layer_norm, rms_norm
+from sparkwell.ops.norm.api import (
+    add_rms_norm,
+    add_rms_norm_quantized,
+    layer_norm,
+    rms_norm,
+    rms_norm_quantized,
+)
 from sparkwell.ops.norm.reference import (
+    add_rms_norm_quantized_reference,
     add_rms_norm_reference,
     layer_norm_reference,
+    rms_norm_quantized_reference,
     rms_norm_reference,
 )
 
 __all__ = [
     "add_rms_norm",
+    "add_rms_norm_quantized",
+    "add_rms_norm_quantized_reference",
     "add_rms_norm_reference",
     "layer_norm",
     "layer_norm_reference",
     "rms_norm",
+    "rms_norm_quantized",
+    "rms_norm_quantized_reference",
     "rms_norm_reference",
 ]

@@ -6,6 +6,10 @@ LayerNorm:  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias     (arXiv 16
 
 import torch
 
+from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
+from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.ops.quantize.reference import quantize_activations_reference
+
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, *, eps: float) -> torch.Tensor:
     """The meaning of `rms_norm`, in fp32.  [..., d], [d] -> [..., d]"""
@@ -19,6 +23,37 @@ def add_rms_norm_reference(
     """The meaning of `add_rms_norm`: the sum is rounded to x's dtype before its norm is taken."""
     total = (x.float() + delta.float()).to(x.dtype)
     return total.float(), rms_norm_reference(total, weight, eps=eps)
+
+
+def rms_norm_quantized_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    activations: str,
+    input_scale: torch.Tensor | None = None,
+    group: int = 128,
+) -> Fp8Rows | Fp8Block | Nvfp4:
+    """The meaning of `rms_norm_quantized`: the norm is rounded to x's dtype first."""
+    y = rms_norm_reference(x, weight, eps=eps).to(x.dtype)
+    return quantize_activations_reference(y, activations, input_scale=input_scale, group=group)
+
+
+def add_rms_norm_quantized_reference(
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    activations: str,
+    input_scale: torch.Tensor | None = None,
+    group: int = 128,
+) -> tuple[torch.Tensor, Fp8Rows | Fp8Block | Nvfp4]:
+    """The meaning of `add_rms_norm_quantized`."""
+    total, y = add_rms_norm_reference(x, delta, weight, eps=eps)
+    y = y.to(x.dtype)
+    rows = quantize_activations_reference(y, activations, input_scale=input_scale, group=group)
+    return total.to(x.dtype), rows
 
 
 def layer_norm_reference(

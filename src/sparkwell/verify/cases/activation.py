@@ -5,6 +5,7 @@ from functools import partial
 import torch
 
 from sparkwell.verify.case import Case, Inputs, Maker
+from sparkwell.verify.cases.quantize import nearly
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -20,7 +21,35 @@ def _case(rows: int, width: int, dtype: str, scale: float = 1.0, size: str = "sm
     )
 
 
+def _quantized(make: Maker, *, rows: int, width: int, dtype: str, kind: str) -> Inputs:
+    inputs = _inputs(make, rows=rows, width=width, dtype=dtype, scale=1.0)
+    if "given" in kind:
+        inputs["input_scale"] = make.tensor(0.004, torch.float32)
+    if "group" in kind and width == 257:
+        inputs["group"] = 48  # no power of two
+    return inputs | {"activations": kind.split()[0]}
+
+
+def _quantized_case(kind: str, rows: int, width: int, dtype: str = "bf16") -> Case:
+    make = partial(_quantized, rows=rows, width=width, dtype=dtype, kind=kind)
+    name = f"{rows}x{width}-{dtype}-{kind.replace(' ', '-')}"
+    size = "model" if rows > 100 else "small"
+    return Case("swiglu_quantized", name, make, size, check=nearly)
+
+
 CASES: tuple[Case, ...] = (
+    _quantized_case("fp8-token", 3, 257),
+    _quantized_case("fp8-token", 2, 6000, "fp32"),
+    _quantized_case("fp8-tensor given", 3, 1500),
+    _quantized_case("fp8-group", 3, 257),
+    _quantized_case("fp8-group", 3, 1500, "fp32"),
+    _quantized_case("nvfp4", 3, 1040),
+    _quantized_case("nvfp4 given", 2, 1040),
+    _quantized_case("nvfp4", 0, 64),
+    _quantized_case("fp8-token", 4096, 18432),
+    _quantized_case("fp8-token", 512, 2048),
+    _quantized_case("fp8-group", 4096, 2048),
+    _quantized_case("nvfp4", 4096, 14336),
     _case(3, 1, "fp32"),
     _case(3, 257, "fp32"),
     _case(2, 1500, "bf16"),

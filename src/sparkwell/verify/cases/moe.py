@@ -1,110 +1,153 @@
-"""Experts with float weights: odd sizes, an expert named twice, strided rows.  Routers: the
-published models' groups, odd ones, ties, scores of either sign, underflow."""
+"""Experts in every format: one token, few and many a expert, odd sizes, an expert named twice or
+by everybody, strided rows, a range of more experts.  Published models' layers, by tokens."""
 
 from functools import partial
-from typing import Any
 
 import torch
 
-from sparkwell.testing import assert_matches
 from sparkwell.verify.case import Case, Inputs, Maker
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from sparkwell.verify.weights import FLOATS, weight
 
 
 def _inputs(
-    make: Maker, *, rows: int, num_experts: int, topk: int, hidden: int, width: int, dtype: str
+    make: Maker,
+    *,
+    rows: int,
+    topk: int,
+    shape: tuple[int, int, int],
+    form: str,
+    dtype: str,
+    back: str,
+    first: int | None,
+    one: bool,
+    arithmetic: str,
 ) -> Inputs:
-    kind = DTYPES[dtype]
-    ids = make.randint(0, num_experts, rows, topk, dtype=torch.int64)
-    return {
-        "x": make.randn(rows, hidden, dtype=kind),
+    num_experts, hidden, width = shape
+    # Of a range of experts: as many before it, and as many after it.
+    low, high = (
+        (0, num_experts) if first is None else (first - num_experts, first + 2 * num_experts)
+    )
+    ids = make.randint(low, high, rows, topk, dtype=torch.int64)
+    if one and make.device.type != "meta":
+        ids.fill_(num_experts - 1)
+    inputs: Inputs = {
+        "x": make.randn(rows, hidden, dtype=FLOATS[dtype]),
         "ids": ids,
         "weights": make.randn(rows, topk),
-        "gate_up": make.randn(num_experts, 2 * width, hidden, dtype=kind, scale=hidden**-0.5),
-        "down": make.randn(num_experts, hidden, width, dtype=kind, scale=width**-0.5),
+        "gate_up": weight(make, form, num_experts, 2 * width, hidden),
+        "down": weight(make, back, num_experts, hidden, width),
     }
+    if arithmetic:
+        inputs["arithmetic"] = arithmetic
+    return inputs if first is None else inputs | {"first_expert": first}
 
 
 def _case(
     rows: int,
-    num_experts: int,
     topk: int,
-    hidden: int,
-    width: int,
-    dtype: str,
-    size: str = "small",
-) -> Case:
-    sizes = {"rows": rows, "num_experts": num_experts, "topk": topk, "hidden": hidden}
-    make = partial(_inputs, **sizes, width=width, dtype=dtype)  # type: ignore[arg-type]
-    name = f"{rows}x{hidden}-{num_experts}x{width}-top{topk}-{dtype}"
-    return Case("experts", name, make, size, (("matmul", dtype),))
-
-
-def _router_inputs(
-    make: Maker, *, rows: int, experts: int, step: float, bias: float | None, options: Inputs
-) -> Inputs:
-    logits = make.randn(rows, experts, scale=2.0)
-    if step:  # few different scores: many are equal
-        logits.copy_((logits / step).round() * step)
-    if rows > 2 and logits.device.type != "meta":
-        logits[1, : experts // 2] = -200.0  # underflows to a probability of 0
-        logits[2] = -1.5
-        logits[3] = -200.0  # one group matters; in it, and left out, probabilities of 0
-        logits[3, experts // 2] = 5.0
-    inputs: Inputs = {"logits": logits} | options
-    if bias is None:
-        return inputs
-    shift = make.randn(2 * experts, scale=abs(bias))[::2]
-    return inputs | {"bias": shift - 10.0 if bias < 0 else shift}
-
-
-def _same_choice(inputs: Inputs, got: Any, want: Any) -> None:
-    assert torch.equal(got[1].cpu(), want[1].cpu()), f"ids {got[1].tolist()}, {want[1].tolist()}"
-    assert_matches(got[0], want[0].to(got[0].device), "elementwise", label="routing weights")
-
-
-def _router(
-    experts: int,
-    topk: int,
-    groups: tuple[int, int] = (1, 1),
+    shape: tuple[int, int, int],
+    form: str,
+    dtype: str = "",
     *,
-    bias: float | None = None,
-    normalize: bool = True,
-    scale: float = 1.0,
-    step: float = 0.0,
-    rows: int = 5,
+    back: str = "",
+    first: int | None = None,
+    one: bool = False,
+    arithmetic: str = "",
     size: str = "small",
 ) -> Case:
-    """bias: spread of the correction, negative: all of them far below 0; None: softmax."""
-    options: Inputs = {"topk": topk, "n_group": groups[0], "topk_group": groups[1]}
-    options |= {"normalize": normalize, "scale": scale}
-    shape: dict[str, Any] = {"rows": rows, "experts": experts, "step": step, "bias": bias}
-    make = partial(_router_inputs, **shape, options=options)
-    op = "route_softmax" if bias is None else "route_sigmoid"
-    words = (rows, experts, topk, *groups, bias, "sum" if normalize else "raw", step)
-    return Case(op, "-".join(map(str, words)), make, size, check=_same_choice)
+    """shape: experts, hidden, width.  back: format of the down projection; "": the same.
 
+    first: the range of experts begins there.  one: every token names the last expert only.
+    """
+    dtype = dtype or (form if form in FLOATS else "bf16")
+    make = partial(
+        _inputs, rows=rows, topk=topk, shape=shape, form=form, dtype=dtype, back=back or form,
+        first=first, one=one, arithmetic=arithmetic,
+    )  # fmt: skip
+    num_experts, hidden, width = shape
+    words = [
+        f"{rows}x{hidden}",
+        f"{num_experts}x{width}",
+        f"top{topk}",
+        form,
+        back,
+        dtype,
+        arithmetic,
+    ]
+    words += [f"from{first}"] * (first is not None) + ["one"] * one
+    name = "-".join(word for word in words if word)
+    return Case(
+        "experts",
+        name,
+        make,
+        size,
+        (("experts", {"w8a8": "fp8", "w4a4": "fp4"}.get(arithmetic, dtype)),),
+    )
+
+
+_V3, _GLM, _OSS, _QWEN = (256, 7168, 2048), (256, 6144, 2048), (128, 2880, 2880), (128, 2048, 768)
+_MODELS = (
+    (8, _V3, ("bf16", "fp8-block")),
+    (8, _GLM, ("nvfp4",)),
+    (4, _OSS, ("mxfp4",)),
+    (8, _QWEN, ("fp8-rows", "int4")),
+)
 
 CASES: tuple[Case, ...] = (
-    _router(64, 8, (8, 4), bias=0.1, scale=2.5),
-    _router(64, 6, (8, 3), bias=-1.0),  # choices below 0 stay above what is left out
-    _router(24, 4, (3, 1), bias=0.3, normalize=False, scale=16.0, step=0.5),
-    _router(9, 3, (9, 4), bias=0.2),  # groups of one
-    _router(8, 4, bias=0.1, scale=2.5),
-    _router(64, 8, step=0.5),
-    _router(60, 5, (6, 2), normalize=False, scale=16.0),
-    _router(24, 6, (4, 3), step=1.0),
-    _router(24, 3, (2, 1), normalize=False),  # a group left out has the lower zeros
-    _router(1, 1),
-    _router(16, 4, rows=0),
-    _router(256, 8, (8, 4), bias=0.1, scale=2.5, rows=64, size="model"),
-    _router(128, 8, rows=64, size="model"),
-    _router(160, 6, (8, 3), normalize=False, scale=16.0, rows=64, size="model"),
-    _case(3, 4, 2, 40, 24, "fp32"),
-    _case(2, 3, 5, 130, 17, "fp32"),
-    _case(2, 2, 2, 64, 32, "bf16"),
-    _case(0, 2, 1, 16, 8, "fp32"),
-    _case(1, 8, 4, 600, 160, "fp32"),
-    _case(8, 8, 4, 256, 384, "bf16", "model"),
-)
+    _case(3, 2, (4, 40, 24), "fp32"),
+    _case(2, 5, (3, 130, 17), "fp32"),
+    _case(1, 4, (8, 200, 80), "fp32"),
+    _case(0, 1, (2, 16, 8), "fp32"),
+    _case(2, 2, (2, 64, 32), "bf16"),
+    _case(5, 3, (4, 70, 33), "bf16"),  # rows that nothing aligns
+    _case(3, 2, (3, 64, 64), "fp32", "bf16"),
+    _case(70, 2, (17, 64, 64), "bf16"),  # more pairs than a block sorts; experts nobody names
+    _case(130, 2, (2, 64, 64), "bf16"),
+    _case(40, 2, (3, 64, 64), "fp16", one=True),
+    *(
+        _case(rows, 2, shape, form, dtype)
+        for form, dtype in (
+            ("fp8-block", "bf16"), ("fp8-rows", "fp16"), ("nvfp4", "bf16"), ("mxfp4", "fp16"),
+            ("int4-64", "bf16"),
+        )
+        for rows, shape in ((1, (5, 128, 64)), (4, (3, 64, 192)), (24, (2, 64, 64)))
+    ),
+    *(
+        _case(2, 2, (3, 128, 96), form, "fp32")
+        for form in ("fp8-block", "nvfp4", "mxfp4", "int4-32")
+    ),
+    _case(3, 2, (2, 192, 160), "fp8-block-64"),
+    _case(3, 2, (2, 128, 64), "nvfp4", "fp16"),
+    _case(3, 2, (2, 128, 64), "mxfp4", "bf16"),
+    _case(3, 2, (2, 128, 64), "int4-ordered", "fp16"),
+    _case(66, 2, (1, 128, 64), "int4-64", "bf16"),
+    _case(2, 2, (2, 64, 128), "nvfp4", back="fp8-block"),
+    _case(9, 3, (4, 64, 64), "bf16", first=3),
+    _case(1, 12, (3, 128, 64), "nvfp4", first=7),
+    *(
+        _case(rows, 2, shape, "fp8-block", dtype, arithmetic="w8a8")
+        for rows, shape, dtype in (
+            (1, (4, 128, 128), "bf16"), (5, (2, 256, 128), "fp16"), (24, (2, 128, 128), "bf16"),
+            (66, (1, 128, 128), "bf16"),
+        )
+    ),
+    *(
+        _case(rows, 8, _V3, "fp8-block", arithmetic="w8a8", size="model")
+        for rows in (64, 1024, 4096)
+    ),
+    *(
+        _case(rows, 2, (2, 256, 256), "nvfp4", arithmetic="w4a4") for rows in (1, 24, 66)
+    ),
+    *(
+        _case(rows, 8, _GLM, "nvfp4", arithmetic="w4a4", size="model")
+        for rows in (64, 1024, 4096)
+    ),
+    _case(8, 6, (64, 2048, 1408), "fp32", size="model"),
+    _case(8, 8, _QWEN, "int4-32", size="model"),
+    *(
+        _case(rows, topk, shape, form, size="model")
+        for topk, shape, forms in _MODELS
+        for form in forms
+        for rows in (1, 8, 64, 1024, 4096)
+    ),
+)  # fmt: skip

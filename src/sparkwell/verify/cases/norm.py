@@ -5,6 +5,7 @@ from functools import partial
 import torch
 
 from sparkwell.verify.case import Case, Inputs, Maker
+from sparkwell.verify.cases.quantize import nearly
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPREAD = 257
@@ -29,7 +30,42 @@ def _case(
     return Case(op, f"{rows}x{d}-{dtype}-{scale:g}", make, size, (limit,) * results)
 
 
-CASES: tuple[Case, ...] = tuple(
+def _quantized(make: Maker, *, op: str, rows: int, d: int, dtype: str, kind: str) -> Inputs:
+    plain = op.removesuffix("_quantized")
+    inputs = _inputs(make, op=plain, rows=rows, d=d, dtype=dtype, scale=1.0)
+    if "given" in kind:
+        inputs["input_scale"] = make.tensor(0.004, torch.float32)
+    if "group" in kind and d == SPREAD:
+        inputs["group"] = 48  # no power of two
+    return inputs | {"activations": kind.split()[0]}
+
+
+def _quantized_case(op: str, kind: str, rows: int, d: int, dtype: str = "bf16") -> Case:
+    make = partial(_quantized, op=op, rows=rows, d=d, dtype=dtype, kind=kind)
+    size = "model" if rows > 100 else "small"
+    return Case(op, f"{rows}x{d}-{dtype}-{kind.replace(' ', '-')}", make, size, check=nearly)
+
+
+QUANTIZED: tuple[Case, ...] = tuple(
+    _quantized_case(op, *arguments)
+    for op in ("rms_norm_quantized", "add_rms_norm_quantized")
+    for arguments in (
+        ("fp8-token", 3, 257),
+        ("fp8-tensor given", 4, 512, "fp16"),
+        ("fp8-group", 3, 257),
+        ("fp8-group", 2, 1000),
+        ("fp8-group", 3, 64),
+        ("fp8-group", 2, 5000, "fp32"),
+        ("nvfp4", 3, 1040),
+        ("nvfp4 given", 2, 48, "fp32"),
+        ("nvfp4", 0, 64),
+        ("fp8-group", 4096, 7168),
+        ("fp8-token", 4096, 4096),
+        ("nvfp4", 4096, 4096),
+        ("nvfp4", 4096, 512),
+    )
+)
+CASES: tuple[Case, ...] = QUANTIZED + tuple(
     _case(op, *arguments)
     for op in ("rms_norm", "layer_norm", "add_rms_norm")
     for arguments in (

@@ -1,0 +1,1 @@
+"""Kernels of linear layers, one file an algorithm."""

@@ -1,0 +1,27 @@
+"""The sum over a token's experts:  y[t] = sum_j weight[t, j] * part[t, j], in the list's order.
+
+In fp32, one expert after the other: deterministic, and the same in any batch.  What names no
+expert of the range has no part: its place in memory is not read.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def combine_kernel(
+    y_ptr, part_ptr, weight_ptr, id_ptr, first_expert, num_experts, k, width, stride_t, stride_k,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    t = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = cols < width
+
+    total = tl.zeros((BLOCK,), tl.float32)
+    for j in range(k):  # in the order of the list
+        expert = tl.load(id_ptr + t * k + j).to(tl.int64) - first_expert
+        if (expert >= 0) & (expert < num_experts):
+            part = tl.load(part_ptr + (t * k + j) * width + cols, mask=mask, other=0.0)
+            weight = tl.load(weight_ptr + t * stride_t + j * stride_k).to(tl.float32)
+            total += part * weight
+    tl.store(y_ptr + t * width + cols, total.to(y_ptr.dtype.element_ty), mask=mask)

@@ -1,0 +1,204 @@
+"""Launches of `experts`: sort the pairs, two grouped products, the sum over a token's experts.
+
+Nothing here waits for the device or reads a value: sizes come from shapes alone.
+"""
+
+from dataclasses import replace
+
+import torch
+import triton
+
+from sparkwell.errors import Unsupported
+from sparkwell.formats.fp8 import Fp8Block
+from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.formats.quantized import Quantized
+from sparkwell.formats.weights import Weight
+from sparkwell.hardware.targets import Feature, Target
+from sparkwell.ops.device import Device, device_of
+from sparkwell.ops.launch import launch
+from sparkwell.ops.linear.arithmetic import memory_bound_rows
+from sparkwell.ops.moe.kernels.combine import combine_kernel
+from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
+from sparkwell.ops.moe.operand import Operand, operand
+from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
+from sparkwell.ops.moe.schedule import (
+    COMBINE,
+    FP4_STEP,
+    GROUP,
+    SHORT,
+    SORT,
+    TABLE,
+    CombineProblem,
+    Problem,
+    SortProblem,
+    height,
+    narrowed,
+    regular,
+    shared,
+)
+from sparkwell.ops.quantize import quantize_activations
+from sparkwell.ops.ragged import unit_stride
+from sparkwell.ops.schedule import Choice, pick
+
+_HIDDEN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COUNTED = 8  # chunks whose counts are added at a time
+LISTED = 32  # tiles of the table written at a time
+
+
+def experts_rows(
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: Weight,
+    down: Weight,
+    first_expert: int,
+    arithmetic: str,
+) -> torch.Tensor:
+    """`experts` of checked operands.  [T, h] -> [T, h]"""
+    x = unit_stride(x)
+    flat = ids.reshape(-1)
+    up, back = operand(gate_up), operand(down)
+    rows, width = x.shape
+    num_experts, inner = back.shape[0], back.shape[2]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if not out.numel():
+        return out
+    ordered = x if up.order is None else x.index_select(1, up.order)
+    lift, drop = _problems(ordered, up, back, len(flat))
+    device = device_of(x.device)
+    target, each = device.target, len(flat) / min(len(flat), num_experts)
+    if narrow := _narrow(lift, drop, gate_up, device, arithmetic, each):
+        lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
+    chosen = [_pick(problem, x.device) for problem in (lift, drop)]
+    tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
+
+    hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
+    ordered, turns = turned(ordered, bits(chosen[0], up)), bits(chosen[1], back)
+    product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
+    if back.order is not None:
+        hidden = hidden.index_select(1, back.order)
+    parts = torch.empty(len(flat), width, dtype=torch.float32, device=x.device)
+    product(parts, _rows(hidden, drop), back, tiles, chosen[1], drop, scatter=True)
+    _combine(out, parts, weights, flat, tiles)
+    return out
+
+
+def _pick(problem: Problem, device: torch.device) -> Choice:
+    return pick("experts", TABLE, problem, device_of(device).target, shared=shared)
+
+
+def _rows(x: torch.Tensor, problem: Problem) -> Rows:
+    """x as the product takes it: as it is, or quantized."""
+    if problem.type == "fp8":
+        made = quantize_activations(x, "fp8-group", group=problem.group, backend="kernel")
+        assert isinstance(made, Fp8Block)
+        return Rows(made.values.view(torch.uint8), made.scales)
+    if problem.type == "fp4":
+        four = quantize_activations(x, "nvfp4", backend="kernel")
+        assert isinstance(four, Nvfp4)
+        return Rows(four.codes, four.scales, four.row_scales)
+    return Rows(x)
+
+
+def _narrow(
+    lift: Problem, drop: Problem, weight: Weight, device: Device, asked: str, each: float
+) -> str | None:
+    """Type of both products' operands where x is quantized for them: "fp8", "fp4"; None: it is not.
+
+    each: rows of an expert; "auto" wants more of them than reading its weight takes the time of.
+    Raises Unsupported where that was asked for and the weights or the GPU do not allow it.
+    """
+    made_for, target = getattr(weight, "activations", "none"), device.target
+    wanted = {"fp8-group": "w8a8", "nvfp4": "w4a4"}.get(made_for) if asked == "auto" else asked
+    if wanted not in ("w8a8", "w4a4"):
+        return None
+    why = _lacking(wanted, (lift, drop), target)
+    if asked == "auto":
+        units = Feature.FP8_MMA if wanted == "w8a8" else Feature.FP4_BLOCK_MMA
+        assert isinstance(weight, Quantized)
+        few = each <= memory_bound_rows(weight.select(0), device)
+        if why or few or target.missing(units):
+            return None
+    if why:
+        raise Unsupported(
+            "experts",
+            f"{wanted} on {target.name}, {lift}, {drop}",
+            {wanted: why},
+            'use another arithmetic, or "auto"',
+        )
+    return "fp8" if wanted == "w8a8" else "fp4"
+
+
+def _lacking(wanted: str, problems: tuple[Problem, Problem], target: Target) -> str | None:
+    """Why no kernel multiplies so; None where one does."""
+    if wanted == "w4a4" and target.missing(Feature.FP4_BLOCK_MMA):
+        return "the target has no matrix units that take block scales"
+    step = GROUP if wanted == "w8a8" else FP4_STEP
+    kind = "fp8-block" if wanted == "w8a8" else "nvfp4"
+    if all(regular(p) and p.kind == kind and p.k % step == p.group % GROUP == 0 for p in problems):
+        return None
+    blocks = f" and blocks of {GROUP} n" if wanted == "w8a8" else ""
+    return f"wants rows at multiples of 16 bytes, k of {step} n{blocks} columns"
+
+
+def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[Problem, Problem]:
+    """Both products; of one tile height, since one table of tiles serves both."""
+    num_experts, width, inner = back.shape
+    kind = TYPES[x.dtype]
+    if any(o.kind == "float" and o.values.dtype != x.dtype for o in (up, back)):
+        kind = "fp32"  # no tensor core multiplies two types
+    tall = height(pairs, num_experts)
+    half = x.element_size() if kind != "fp32" else 4
+    sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
+    sizes += [(back, width, inner, False, 4, inner * half)]
+    found = [
+        Problem(o.kind, kind, tall, n, k, gated, o.factored, size, o.aligned and step % 16 == 0)
+        for o, n, k, gated, size, step in sizes
+    ]
+    if not all(map(regular, found)):
+        found = [replace(problem, height=SHORT) for problem in found]
+    return found[0], found[1]
+
+
+def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int) -> Layout:
+    """The tiles of all pairs: for one token the pairs themselves, otherwise sorted by expert."""
+    pairs = len(ids)
+    if pairs == per_row:
+        return Layout("single", pairs, num_experts, ids, first=first, per_row=per_row)
+    num = min(pairs, pairs // tall + num_experts)
+    made = [torch.empty(size, dtype=torch.int32, device=ids.device) for size in (pairs, 3 * num)]
+    target = device_of(ids.device).target
+    choice = pick("experts", SORT, SortProblem(pairs), target)
+    chunk = min(choice.schedule.block, triton.next_power_of_2(pairs))
+    chunks, bins = triton.cdiv(pairs, chunk), triton.next_power_of_2(num_experts + 1)
+    counts = None
+    if chunks > 1:
+        counts = torch.empty(chunks, bins, dtype=torch.int32, device=ids.device)
+        launch(
+            count_kernel, (chunks,), counts, ids, pairs, first, num_experts, choice=choice,
+            CHUNK=chunk, BLOCK_E=bins,
+        )  # fmt: skip
+    launch(
+        place_kernel, (chunks,), *made, ids, counts, pairs, first, num_experts, chunks, num,
+        choice=choice, ONE=chunks == 1, CHUNK=chunk, BLOCK_E=bins, BLOCK_C=COUNTED,
+        BLOCK_T=LISTED, BLOCK_M=tall,
+    )  # fmt: skip
+    pair, table = made
+    return Layout("sorted", num, num_experts, None, pair, table, first, per_row)
+
+
+def _combine(
+    out: torch.Tensor,
+    parts: torch.Tensor,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    tiles: Layout,
+) -> None:
+    rows, width = out.shape
+    choice = pick("experts", COMBINE, CombineProblem(width), device_of(out.device).target)
+    block = choice.schedule.block
+    launch(
+        combine_kernel, (rows, triton.cdiv(width, block)), out, parts, weights, ids, tiles.first,
+        tiles.experts, tiles.per_row, width, weights.stride(0), weights.stride(1), choice=choice,
+        BLOCK=block,
+    )  # fmt: skip

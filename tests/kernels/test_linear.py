@@ -1,0 +1,207 @@
+"""Linear layers: packed instructions, targets without FP8 units, quantizers that are fused."""
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from sparkwell.formats.floats import e2m1_decode, e4m3_decode
+from sparkwell.formats.fp8 import Fp8Rows
+from sparkwell.formats.nvfp4 import Nvfp4
+from sparkwell.ops.activation import swiglu, swiglu_quantized
+from sparkwell.ops.device import as_target
+from sparkwell.ops.kernels import nibbles
+from sparkwell.ops.linear import linear
+from sparkwell.ops.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
+from sparkwell.ops.quantize import quantize_activations
+from sparkwell.testing import assert_matches
+from sparkwell.verify.case import Case, Maker
+from sparkwell.verify.cases.linear import CASES
+
+SMALL = [case for case in CASES if case.size == "small"]
+NAMED = [case for case in SMALL if re.search("w8a8|w4a8|w4a4", case.name)]
+WIDE = 0xFFFFFFFF
+
+
+def run(asm: str, word: int, source: str) -> list[int]:
+    """What the instructions leave in $0, $1, ... for `word` in `source`."""
+    held = {source: word}
+
+    def value(name: str) -> int:
+        return held[name] if name in held else int(name, 0)
+
+    for line in asm.strip("{} \n").replace("\n", " ").split(";"):
+        op, *names = re.split(r"[,\s]+", line.strip())
+        if not op or op == ".reg":
+            continue
+        to, args = names[0], [value(name) for name in names[1:]]
+        if op == "prmt.b32":
+            data = (args[1] << 32 | args[0]).to_bytes(8, "little")
+            picked = bytes(data[args[2] >> 4 * i & 7] for i in range(4))
+            assert args[2] & 0x8888 == 0
+            held[to] = int.from_bytes(picked, "little")
+        elif op == "lop3.b32":
+            assert args[3] == 0xEA
+            held[to] = args[0] & args[1] | args[2]
+        else:
+            held[to] = {
+                "shl.b32": lambda a, b: a << b & WIDE,
+                "shr.b32": lambda a, b: a >> b,
+                "and.b32": lambda a, b: a & b,
+            }[op](*args)
+    return [held[f"${i}"] for i in range(int(source[1:]))]
+
+
+def halves(registers: list[int], kind: torch.dtype) -> torch.Tensor:
+    """The two 16-bit floats of each register, low one first, as fp32."""
+    words = [half for r in registers for half in (r & 0xFFFF, r >> 16)]
+    return torch.tensor(words, dtype=torch.int32).to(torch.int16).view(kind).double()
+
+
+@pytest.mark.parametrize(
+    ("asm", "kind", "scale"),
+    [
+        (nibbles._E2M1_BF16, torch.bfloat16, 2.0**126),
+        (nibbles._E2M1_F16, torch.float16, 2.0**14),
+        (nibbles._INT4_BF16, torch.bfloat16, None),
+        (nibbles._INT4_F16, torch.float16, None),
+    ],
+    ids=["e2m1-bf16", "e2m1-f16", "int4-bf16", "int4-f16"],
+)
+def test_packed_nibbles(asm: Any, kind: torch.dtype, scale: float | None) -> None:
+    for first in range(256):
+        codes = [first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256]
+        got = halves(run(asm.value, int.from_bytes(bytes(codes), "little"), "$4"), kind)
+        every = torch.tensor([c & 15 for c in codes] + [c >> 4 for c in codes], dtype=torch.uint8)
+        want = e2m1_decode(every).double() if scale else every.double()
+        offset = 0.0 if scale else 128.0 if kind == torch.bfloat16 else 1024.0
+        assert torch.equal(got * (scale or 1.0) - offset, want), codes
+
+
+@pytest.mark.parametrize(
+    ("asm", "kind", "scale"),
+    [(nibbles._E4M3_BF16, torch.bfloat16, 2.0**120), (nibbles._E4M3_F16, torch.float16, 2.0**8)],
+    ids=["bf16", "f16"],
+)
+def test_packed_bytes(asm: Any, kind: torch.dtype, scale: float) -> None:
+    for first in range(256):
+        codes = [first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256]
+        got = halves(run(asm.value, int.from_bytes(bytes(codes), "little"), "$2"), kind) * scale
+        want = e4m3_decode(torch.tensor(codes, dtype=torch.uint8)).double()
+        want = torch.where(want.isnan(), 480.0 * torch.where(got < 0, -1.0, 1.0), want)
+        assert torch.equal(got, want), codes
+        assert torch.equal(got.signbit(), torch.tensor([c > 127 for c in codes]))
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in NAMED if "w8a8" in case.name], ids=lambda case: case.name
+)
+def test_fp8_as_float16_where_there_are_no_fp8_units(case: Case, cpu: torch.device) -> None:
+    want = case.call(case.make(Maker(cpu)), "reference")
+    with as_target("sm_80"):
+        got = case.call(case.make(Maker(cpu, hostile=True)), "kernel")
+    case.compare({}, got, want)
+
+
+@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
+def test_x_quantized_before_gives_the_same_bits(case: Case, cpu: torch.device) -> None:
+    inputs = case.make(Maker(cpu))
+    kinds = {"w4a4": "nvfp4", "w4a8": "fp8-token"}
+    form = kinds.get(inputs["arithmetic"], "fp8-group" if "block" in case.name else "fp8-token")
+    out_dtype = inputs.get("out_dtype", inputs["x"].dtype)
+    with as_target("sm_120"):
+        want = linear(**inputs, backend="kernel")
+        rows = quantize_activations(inputs["x"], form, backend="kernel")
+        got = linear(
+            rows, inputs["weight"], inputs.get("bias"), out_dtype=out_dtype, backend="kernel"
+        )
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["nvfp4-2x20x4128", "int4-2x20x4224", "fp8-rows-2x20x2112"])
+def test_scratch_is_written_before_it_is_read(
+    name: str, cpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in SMALL if case.name.startswith(name))
+    want = case.call(case.make(Maker(cpu)), "reference")
+    shapes: list[tuple[int, ...]] = []
+    empty = torch.empty
+
+    def poisoned(*args: Any, **options: Any) -> torch.Tensor:
+        made = empty(*args, **options)
+        shapes.append(tuple(made.shape))
+        return made.fill_(float("nan")) if made.is_floating_point() else made.fill_(0x7F)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    with as_target("sm_121", sms=132):
+        got = case.call(case.make(Maker(cpu)), "kernel")
+    monkeypatch.undo()
+    case.compare({}, got, want)
+    assert any(len(shape) == 3 and shape[0] > 1 for shape in shapes)  # parts of K
+
+
+@pytest.mark.parametrize("form", ["fp8-token", "fp8-group", "nvfp4"])
+def test_fused_quantizers_are_the_two_steps(form: str, cpu: torch.device) -> None:
+    make = Maker(cpu, hostile=True)
+    x, delta = (make.randn(3, 1040, dtype=torch.bfloat16) for _ in range(2))
+    weight = make.randn(1040)
+    with as_target("sm_90"):
+        total, y = add_rms_norm(x, delta, weight, eps=1e-6, backend="kernel")
+        how: dict[str, Any] = {"eps": 1e-6, "activations": form, "backend": "kernel"}
+        added = add_rms_norm_quantized(x, delta, weight, **how)
+        pairs = [
+            (added[1], y),
+            (rms_norm_quantized(x, weight, **how), rms_norm(x, weight, eps=1e-6, backend="kernel")),
+            (
+                swiglu_quantized(x[:, :1024], form, backend="kernel"),
+                swiglu(x[:, :1024], backend="kernel"),
+            ),
+        ]
+        for fused, plain in pairs:
+            want = quantize_activations(plain, form, backend="kernel")
+            for name, held in want.tensors().items():
+                assert torch.equal(fused.tensors()[name].float(), held.float()), name
+    assert torch.equal(added[0], total)
+
+
+def test_mxfp4_scales_far_apart_stay_exact_in_fp8(cpu: torch.device) -> None:
+    case = next(case for case in SMALL if case.name.startswith("mxfp4-3x70x1056"))
+    inputs = case.make(Maker(cpu))
+    scales = inputs["weight"].scales
+    scales.copy_(100 + torch.arange(scales.numel()).reshape(scales.shape) * 11 % 15)
+    scales[1] = 0  # every value below fp32's normal numbers
+    scales[2, ::2] = 0  # 2^-100 beside 2^0 and more
+    want = case.call(dict(inputs), "reference")
+    with as_target("sm_121"):
+        got = case.call(dict(inputs), "kernel")
+    size = want.abs().amax(0).clamp(min=1e-38)
+    assert ((got - want).abs() / size).max() < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_of_a_weight_beyond_2_to_31_bytes(dtype: torch.dtype, cpu: torch.device) -> None:
+    """bf16: streamed; fp32: widened.  Pages that nothing touches are never there."""
+    stride, n, k = 1 << 26, 34, 64
+    make = Maker(cpu)
+    values = torch.empty(stride * n, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    values = values.as_strided((n, k), (stride, 1))
+    values.copy_(make.randn(n, k).to(torch.float8_e4m3fn))
+    weight = Fp8Rows(values, make.randn(n).abs())
+    x = make.randn(2, k).to(dtype)
+    with as_target("sm_121"):
+        got = linear(x, weight, out_dtype=torch.float32, backend="kernel")
+    assert_matches(got, linear(x, weight, out_dtype=torch.float32), "matmul", "fp32")
+
+
+def test_sums_of_nothing_are_the_bias(cpu: torch.device) -> None:
+    e4m3 = torch.float8_e4m3fn
+    fp4 = Nvfp4(torch.empty(5, 0, dtype=torch.uint8), torch.empty(5, 0, dtype=e4m3), torch.ones(5))
+    fp8, bias = Fp8Rows(torch.empty(5, 0, dtype=e4m3), torch.ones(5)), torch.arange(5.0)
+    with as_target("sm_121"):
+        for weight, kind in itertools.product((fp4, fp8), (torch.bfloat16, torch.float32)):
+            got = linear(torch.empty(3, 0, dtype=kind), weight, bias, backend="kernel")
+            assert torch.equal(got.float(), bias.expand(3, 5)), weight
+        none = Fp8Rows(torch.empty(0, 64, dtype=e4m3), torch.empty(0))
+        assert linear(torch.ones(2, 64).bfloat16(), none, backend="kernel").shape == (2, 0)
