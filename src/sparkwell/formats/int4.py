@@ -91,7 +91,7 @@ class Int4Group(Quantized):
 
 
 def _is_permutation(order: torch.Tensor) -> bool:
-    expected = torch.arange(len(order), dtype=order.dtype)
+    expected = torch.arange(len(order), dtype=order.dtype, device=order.device)
     return torch.equal(order.sort().values, expected)
 
 

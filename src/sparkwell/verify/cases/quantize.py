@@ -28,7 +28,7 @@ def _inputs(
 
 
 def _same(inputs: Inputs, got: Any, want: Any) -> None:
-    got, want = got.dequantize().cpu(), want.dequantize()
+    got, want = got.dequantize().cpu(), want.dequantize().cpu()
     assert got.shape == want.shape, f"{list(got.shape)}, want {list(want.shape)}"
     same = (got == want) & (got.signbit() == want.signbit()) | got.isnan() & want.isnan()
     bad = (~same).nonzero()
@@ -41,7 +41,7 @@ def nearly(inputs: Inputs, got: Any, want: Any) -> None:
         assert_matches(got[0], want[0], "elementwise", "bf16", label="sum")
         got, want = got[1], want[1]
     assert type(got) is type(want) and got.shape == want.shape
-    x, y = got.dequantize().cpu(), want.dequantize()
+    x, y = got.dequantize().cpu(), want.dequantize().cpu()
     other = (x - y).abs() > 1e-5 * y.abs()
     assert other.sum() <= 1 + 0.01 * other.numel(), f"{int(other.sum())} values differ"
     # A step between codes is at most a third of an e2m1, an eighth of an e4m3; scales move too.
