@@ -87,7 +87,7 @@ def survivors(
     alive = 0
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for part in ("src", "tests"):
+        for part in ("src", "tests", "bench", "docs", "examples"):
             shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         if (text := failure(root, tests, interpret)) is not None:

@@ -1,7 +1,6 @@
 """One-line bugs of weights quantized while loaded, of their arithmetic, of perplexities."""
 
 TESTS = ["tests/models/test_schemes.py", "tests/bench/test_perplexity.py", "tests/cli/test_demo.py"]
-TESTS += ["-k", "not document_is_current"]
 INTERPRET = False
 SCHEMES, PRODUCTS, WEIGHTS = (f"models/{n}.py" for n in ("schemes", "products", "weights"))
 LOAD, RUNNER, BENCH = "models/load.py", "engine/runner.py", "bench/perplexity.py"
