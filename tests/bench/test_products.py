@@ -154,12 +154,12 @@ def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 GROUPS = {"experts": 16, "room": 8}
 CASES: list[tuple[str, Case]] = [
-    ("marlin", speed._linear_case("nvfp4", "w4a16", 3, 64, 256)),
-    ("marlin", speed._linear_case("int4", "w4a16", 1, 128, 256)),
+    ("marlin", speed.linear_case("nvfp4", "w4a16", 3, 64, 256)),
+    ("marlin", speed.linear_case("int4", "w4a16", 1, 128, 256)),
     ("marlin_experts", speed._experts_case("tiny", 3, (16, 128, 64))),
     ("marlin_experts", speed._experts_case("tiny", 15, (16, 128, 64))),
-    ("deep_gemm_linear", speed._linear_case("fp8-block", "w8a8", 5, 256, 384)),
-    ("deep_gemm_linear", speed._linear_case("fp8-block", "w8a16", 5, 256, 384)),
+    ("deep_gemm_linear", speed.linear_case("fp8-block", "w8a8", 5, 256, 384)),
+    ("deep_gemm_linear", speed.linear_case("fp8-block", "w8a16", 5, 256, 384)),
     ("deep_gemm_grouped", speed._grouped_case("tiny", "up", 256, 128, 256, experts=16)),
     ("deep_gemm_grouped", speed._grouped_case("tiny", "up", 2, 128, 256, **GROUPS)),
 ]

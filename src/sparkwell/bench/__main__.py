@@ -31,8 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     four.add_argument("--windows", type=int, help="so many at most")
     four.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     four.add_argument("--arithmetic", default="scheme", help="scheme or auto")
+    five = verbs.add_parser("modelled", parents=[common], help="linear layers on other GPUs")
+    five.add_argument("--gpu", action="append", required=True, help="a product: dgx-spark")
     three = verbs.add_parser("table", help="the document of speeds, from records")
-    three.add_argument("--of", default="speed", help="speed or perplexity")
+    three.add_argument("--of", default="speed", help="speed, perplexity or modelled")
     three.add_argument("--records", type=Path, default=Path("bench/records"))
     three.add_argument("--write", type=Path, help="a file instead of the terminal")
     return parser
@@ -54,6 +56,8 @@ def main(words: list[str]) -> int:
         options = {"out": found.out, "commit": found.commit, "say": say}
         if found.verb == "kernels":
             entries, failures = command.kernels(found.op, found.case, peers=found.peers, **options)
+        elif found.verb == "modelled":
+            entries, failures = command.model(found.gpu, **options)
         elif found.verb == "perplexity":
             options |= {"window": found.window, "most": found.windows, "device": found.device}
             options |= {"arithmetic": found.arithmetic}

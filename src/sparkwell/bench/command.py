@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sparkwell.bench import perplexities
+from sparkwell.bench import modelled, perplexities
 from sparkwell.bench.cases import chosen
 from sparkwell.bench.kernels import Entry, append, compile_first, here, run_lines
 from sparkwell.bench.machine import surroundings
@@ -17,11 +17,16 @@ from sparkwell.bench.soak import Shape, attention_step, soak, sparse_decode
 from sparkwell.bench.table import render
 from sparkwell.checkpoints.locate import locate
 from sparkwell.errors import BadInput, SparkwellError
+from sparkwell.hardware.gpus import gpu
 from sparkwell.verify.records import surroundings as versions
 from sparkwell.verify.retarget import target_here
 
 Say = Callable[[str], None]
-DOCUMENTS = {"speed": render, "perplexity": perplexities.render}
+DOCUMENTS = {
+    "speed": render,
+    "perplexity": perplexities.render,
+    "modelled": modelled.render,
+}
 
 
 def kernels(
@@ -98,6 +103,14 @@ def perplexity(
 
 def _error(value: float | None) -> str:
     return "" if value is None else f" +- {value:.4f}"
+
+
+def model(
+    gpus: Sequence[str], *, out: Path | None, commit: str | None, say: Say
+) -> tuple[list[Entry], list[str]]:
+    """Modelled times of linear layers on GPUs of these names.  -> as `kernels`."""
+    found = modelled.model([gpu(name) for name in gpus], out=out, commit=commit, say=say)
+    return found, []
 
 
 def table(records: Path, write: Path | None, of: str = "speed") -> str:

@@ -1,4 +1,4 @@
-"""`sparkwell bench`: kernels beside their peers, soaks, perplexities, and documents of them."""
+"""`sparkwell bench`: kernels beside peers, soaks, models, perplexities, documents of them."""
 
 import json
 from pathlib import Path
@@ -52,6 +52,21 @@ def soak(
     _end(command.soaks(replays, steps, out=out, commit=commit, say=say), as_json)
 
 
+def modelled(
+    gpu: Annotated[
+        list[str], typer.Option("--gpu", help="A product; may be repeated.", show_default=False)
+    ],
+    out: Out = None,
+    commit: Commit = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """What linear layers take at least on GPUs that are not here, by their compiled code."""
+    command = _command()
+    say = note if as_json else _line
+    _end(command.model(gpu, out=out, commit=commit, say=say), as_json)
+
+
 def perplexity(
     model: options.Model,
     text: Annotated[Path, typer.Option(help="File of held-out text, UTF-8.", show_default=False)],
@@ -96,17 +111,17 @@ def perplexity(
 
 def table(
     records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("bench/records"),
-    of: Annotated[str, typer.Option(help="speed or perplexity.")] = "speed",
+    of: Annotated[str, typer.Option(help="speed, perplexity or modelled.")] = "speed",
     to: Annotated[Path | None, typer.Option("--write", help="File to write.")] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Make the document of speeds or perplexities from records."""
+    """Make a document of speeds, perplexities or modelled times from records."""
     text = _command().table(records, to, of)
     if to is None:
         write(text)
 
 
-for verb in (kernels, soak, perplexity, table):
+for verb in (kernels, soak, modelled, perplexity, table):
     bench.command()(guarded(verb))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """value in `unit` ("B", "B/s", "FLOP/s", "OP/s", "SM"), from `source`.
+    """value in `unit` ("B", "B/s", "FLOP/s", "OP/s", "SM", "Hz"), from `source`.
 
     weak: from memory, derived, or contradicted somewhere; measure before a decision hangs on it.
     """

@@ -23,7 +23,8 @@ class Gpu:
     memory: what the driver reports where known, else the nominal size.  shared_memory: host and
     GPU use the same memory.  peaks: FLOP/s (OP/s for int8) by type, a missing type has no native
     matrix instruction or no known figure.  measured: rates seen on the device, same keys and
-    "read", "copy" (B/s).  device_names: what the driver calls exactly this product.
+    "read", "copy" (B/s).  clock: of its SMs under load, where known.  device_names: what the
+    driver calls exactly this product.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Gpu:
     bandwidth: Figure
     peaks: Mapping[str, Figure]
     measured: Mapping[str, Figure] = field(default_factory=dict)
+    clock: Figure | None = None
     shared_memory: bool = False
     aliases: tuple[str, ...] = ()
     device_names: tuple[str, ...] = ()
@@ -59,6 +61,10 @@ def _mib(value: float, source: str, weak: bool = False) -> Figure:
 
 def _gb_per_s(value: float, source: str, weak: bool = False) -> Figure:
     return Figure(value * 1e9, "B/s", source, weak)
+
+
+def _ghz(value: float, source: str, weak: bool = False) -> Figure:
+    return Figure(value * 1e9, "Hz", source, weak)
 
 
 _A100 = "NVIDIA A100 datasheet"
@@ -190,6 +196,7 @@ GPUS: tuple[Gpu, ...] = (
             "read": _gb_per_s(4460, _OURS),
             "copy": _gb_per_s(4080, _OURS),
         },
+        clock=_ghz(1.98, "driver report under load, largest"),
         aliases=("h200-sxm",),
         device_names=("H200",),
     ),
@@ -233,6 +240,7 @@ GPUS: tuple[Gpu, ...] = (
         memory=_mib(32607, _REPORTED, weak=True),
         bandwidth=_gb_per_s(1792, _RTX50),
         peaks=_peaks(_RATE_512, weak="all", bf16=210, fp8=419, fp8_f16acc=838, fp4=1676, int8=838),
+        clock=_ghz(2.407, _RTX50),
         aliases=("5090",),
         device_names=("GeForce RTX 5090",),
     ),
@@ -245,6 +253,7 @@ GPUS: tuple[Gpu, ...] = (
         memory=_mib(97887, "driver report"),
         bandwidth=_gb_per_s(1792, _RTX50),
         peaks=_peaks(_RATE_1024, weak="all", bf16=504, fp8=1008, fp4=2015, int8=1008),
+        clock=_ghz(2.617, _RATE_1024, weak=True),
         aliases=("rtx-pro-6000-blackwell", "pro-6000"),
         device_names=("RTX PRO 6000 Blackwell Workstation Edition",),
     ),
@@ -289,6 +298,7 @@ GPUS: tuple[Gpu, ...] = (
             int8=250,
         ),
         measured=_peaks(_SPARK_FORUM, weak="all", fp8=188, fp4=356),
+        clock=_ghz(2.14, "users' reports of 2.14 to 2.4 GHz", weak=True),
         shared_memory=True,
         aliases=("gb10", "spark"),
         device_names=("GB10",),

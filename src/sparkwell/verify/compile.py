@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stdout
@@ -32,7 +33,7 @@ from sparkwell.env import CACHE_DIR
 from sparkwell.errors import BadInput
 from sparkwell.ops.launch import Launch
 
-FORMAT = 1  # of what is kept in the cache; a change makes older results unread
+FORMAT = 2  # of what is kept in the cache; a change makes older results unread
 WARP = 32
 Place = tuple[int, ...]  # place of an argument, inside tuples too
 
@@ -75,6 +76,7 @@ class Built:
     shared: bytes of shared memory a block takes.  registers: of a thread.  stack: bytes of a
     thread's local memory.  spills: instructions that read or write it.
     instructions: name of each SASS instruction, with its modifiers -> how often it stands there.
+    loop: the same of one round of the loop with most matrix instructions; None: no loop has any.
     error: why there is no machine code; None where there is.
     """
 
@@ -83,6 +85,7 @@ class Built:
     stack: int = 0
     spills: int = 0
     instructions: Mapping[str, int] | None = None
+    loop: Mapping[str, int] | None = None
     seconds: float = 0.0
     error: str | None = None
 
@@ -163,6 +166,8 @@ def build(unit: Unit) -> Built:
 
 
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_LABEL = re.compile(r"^(\.L_x_\d+):")
+_BRANCH = re.compile(r"\bBRA(?:\.\w+)*\b.*`\((\.L_x_\d+)\)")
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 _LOCAL = ("LDL", "STL")  # loads and stores of a thread's local memory
 
@@ -174,9 +179,7 @@ def _read(cubin: bytes) -> dict[str, Any]:
         path.write_bytes(cubin)
         listing = _tool(knobs.nvidia.nvdisasm.path, "-c", str(path))
         resources = _tool(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path))
-    counts: dict[str, int] = {}
-    for name in _INSTRUCTION.findall(listing):
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(_INSTRUCTION.findall(listing))
     found = _RESOURCES.findall(resources)
     if not counts or len(found) != 1:
         raise RuntimeError("the machine code could not be read")
@@ -184,8 +187,31 @@ def _read(cubin: bytes) -> dict[str, Any]:
         "registers": int(found[0][0]),
         "stack": int(found[0][1]),
         "spills": sum(n for name, n in counts.items() if name.split(".")[0] in _LOCAL),
-        "instructions": counts,
+        "instructions": dict(counts),
+        "loop": busiest_loop(listing),
     }
+
+
+def busiest_loop(listing: str) -> dict[str, int] | None:
+    """Instructions of the loop that holds most matrix instructions, loops inside it left out.
+
+    A loop is what lies between a label and a branch back to it.
+    """
+    lines, labels = listing.splitlines(), {}
+    loops: list[tuple[int, int]] = []
+    for i, line in enumerate(lines):
+        if found := _LABEL.match(line):
+            labels[found[1]] = i
+        elif (found := _BRANCH.search(line)) and found[1] in labels:
+            loops.append((labels[found[1]], i + 1))
+    inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    rounds = [Counter(_INSTRUCTION.findall("\n".join(lines[a:b]))) for a, b in inner]
+    best = max(rounds, key=_matrix, default=Counter[str]())
+    return dict(best) if _matrix(best) else None
+
+
+def _matrix(counts: Mapping[str, int]) -> int:
+    return sum(n for name, n in counts.items() if name.split(".")[0].endswith("MMA"))
 
 
 def _tool(*command: str) -> str:

@@ -53,7 +53,8 @@ def _linear(make: Maker, *, form: str, arithmetic: str, shape: tuple[int, int, i
     return {"x": x, "weight": _weight(make, form, n, k), "arithmetic": arithmetic}
 
 
-def _linear_case(form: str, arithmetic: str, m: int, n: int, k: int) -> Case:
+def linear_case(form: str, arithmetic: str, m: int, n: int, k: int) -> Case:
+    """A linear layer of the speed table."""
     narrow = arithmetic == "w8a8"
     nbytes = int(BYTES[form] * n * k + (FP8_ROW if narrow else 2) * m * k) + 2 * m * n
     timing = Timing(2 * m * n * k, nbytes, math="fp8" if narrow else "bf16")
@@ -174,17 +175,17 @@ def _experts_case(model: str, tokens: int, shape: tuple[int, int, int]) -> Case:
 
 CASES: tuple[Case, ...] = (
     *(
-        _linear_case("nvfp4", "w4a16", m, n, k)
+        linear_case("nvfp4", "w4a16", m, n, k)
         for n, k in FP4_SHAPES
         for m in (1, 4, 16, 64, 256, 4096)
     ),
-    *(_linear_case("int4", "w4a16", 1, n, k) for n, k in FP4_SHAPES),
+    *(linear_case("int4", "w4a16", 1, n, k) for n, k in FP4_SHAPES),
     *(
-        _linear_case("fp8-block", "w8a8", m, n, k)
+        linear_case("fp8-block", "w8a8", m, n, k)
         for n, k in FP8_SHAPES
         for m in (1, 16, 128, 4096)
     ),
-    *(_linear_case("fp8-block", "w8a16", m, n, k) for n, k in FP8_SHAPES for m in (1, 16)),
+    *(linear_case("fp8-block", "w8a16", m, n, k) for n, k in FP8_SHAPES for m in (1, 16)),
     *(
         _grouped_case(model, layer, tokens, n, k)
         for model, layer, n, k in (
