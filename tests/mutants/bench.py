@@ -18,4 +18,9 @@ MUTANTS = [
     ("bench/soak.py", "own = request + number * n", "own = request"),
     ("bench/soak.py", "work.check(static, work.run(static))", "work.run(static)"),
     ("bench/cases.py", 'entry["ratio"] >= entry["want"]', 'entry["ratio"] > 0'),
+    ("bench/modelled.py", "-(-problem.m // tall) * tall", "problem.m"),
+    ("bench/modelled.py", "flops / work * sum(loop.values())", "flops / work"),
+    ("bench/modelled.py", "1e6 * case.timing.nbytes / gpu", "1e3 * case.timing.nbytes / gpu"),
+    ("bench/modelled.py", "min(gpu.peaks[kind].value for", "max(gpu.peaks[kind].value for"),
+    ("verify/compile.py", "a[0] <= b[0] and b[1] <= a[1]", "b[0] <= a[0] and a[1] <= b[1]"),
 ]

@@ -126,11 +126,10 @@ def _entry(gpu: Gpu, use: Use, built: Built) -> Entry | None:
     return {
         "op": "linear",
         "case": use.case.name,
-        "gpu": gpu.name,
+        "product": gpu.name,
         "target": gpu.target.name,
         "row": use.choice.row.name,
-        "rung": "modelled",
-        "us": round(found.us, 2),
+        "modelled_us": round(found.us, 2),
         "by": found.by,
         "memory_us": round(found.memory, 2),
         "issue_us": round(found.issue, 2),
@@ -145,7 +144,7 @@ def _entry(gpu: Gpu, use: Use, built: Built) -> Entry | None:
 def shown(entry: Entry) -> str:
     """One line of plain text."""
     return (
-        f"{entry['gpu']} {entry['case']} ({entry['row']}): modelled {entry['us']:.1f} us by "
+        f"{entry['product']} {entry['case']} ({entry['row']}): modelled {entry['modelled_us']:.1f} us by "
         f"{entry['by']} (memory {entry['memory_us']:.1f}, instructions {entry['issue_us']:.1f}, "
         f"matrix units {entry['units_us']:.1f})"
     )
@@ -153,7 +152,7 @@ def shown(entry: Entry) -> str:
 
 def render(folder: Path) -> str:
     """docs/modelled.md, from the records in `folder`."""
-    entries = newest(read(folder / RECORDS), "gpu", "case")
+    entries = newest(read(folder / RECORDS), "product", "case")
     text = [
         "# Modelled times of linear layers",
         "",
@@ -173,8 +172,8 @@ def render(folder: Path) -> str:
         "sparkwell bench table --of modelled --write docs/modelled.md",
         "```",
     ]
-    for name in dict.fromkeys(entry["gpu"] for entry in entries):
-        text += _table([entry for entry in entries if entry["gpu"] == name])
+    for name in dict.fromkeys(entry["product"] for entry in entries):
+        text += _table([entry for entry in entries if entry["product"] == name])
     return "\n".join(text) + "\n"
 
 
@@ -183,14 +182,14 @@ def _table(entries: Sequence[Entry]) -> list[str]:
     commits = ", ".join(dict.fromkeys(str(entry["commit"]) for entry in entries))
     return [
         "",
-        f"## {x['gpu']} ({x['target']})",
+        f"## {x['product']} ({x['target']})",
         "",
         f"Triton {x['triton']}; commits: {commits}; cases are weight-arithmetic-M x N x K.",
         "",
         "| case | row | modelled us | bound by | memory | instructions | matrix units | loop |",
         "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {e['case']} | `{e['row']}` | {e['us']:.1f} | {e['by']} | {e['memory_us']:.1f} | "
+            f"| {e['case']} | `{e['row']}` | {e['modelled_us']:.1f} | {e['by']} | {e['memory_us']:.1f} | "
             f"{e['issue_us']:.1f} | {e['units_us']:.1f} | {_loop(e)} |"
             for e in entries
         ),
