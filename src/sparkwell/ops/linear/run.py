@@ -78,7 +78,9 @@ def operand(weight: QuantizedTensor) -> Operand:
     return Operand("int4", codes, scales, zeros, None, weight.group)
 
 
-def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int, device: Device) -> Problem:
+def problem_of(
+    x: torch.Tensor, weight: QuantizedTensor, held: Operand, m: int, device: Device
+) -> Problem:
     """What selection is told of a product of `m` rows of x."""
     n, k = weight.shape
     if isinstance(weight, Fp8Block | Fp8Rows):
@@ -91,7 +93,7 @@ def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int, device: Device)
     gpu = product_like(device)
     few = few_rows(gpu.peaks["bf16"].value, gpu.bandwidth.value, device.target.tensor_path)
     return Problem(
-        m, n, k, kind, FLOATS[x.dtype], group, zeros, few, _aligned(operand(weight)), device.sms
+        m, n, k, kind, FLOATS[x.dtype], group, zeros, few, _aligned(held), device.sms
     )  # fmt: skip
 
 
@@ -112,10 +114,10 @@ def multiply_as_is(
     if isinstance(weight, Int4Group) and weight.order is not None:
         rows = rows.index_select(1, weight.order)
     device = device_of(x.device)
-    problem = problem_of(x, weight, len(rows), device)
+    held = operand(weight)
+    problem = problem_of(x, weight, held, len(rows), device)
     table = [row for row in TABLE if not (row.schedule.way != "shared" and interpreting())]  # Gluon
     choice = pick("linear", table, problem, device.target, shared=shared)
-    held = operand(weight)
     if choice.schedule.way == "turned":
         y = _turned(
             rows, held, bias, out_dtype, choice, parts(problem, choice.schedule, device.sms)
@@ -177,7 +179,7 @@ def _turned(
     block = turn.schedule.block
     launch(
         turn_kernel, (m, triton.cdiv(k, block)), x, rows, k, rows.stride(0), choice=turn,
-        early=True, BLOCK=block,
+        early=True, EARLY=True, BLOCK=block,
     )  # fmt: skip
     y = torch.empty(m, n, dtype=out_dtype, device=rows.device)
     out, several = y, share.count > 1

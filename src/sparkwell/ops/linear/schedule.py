@@ -1,7 +1,8 @@
 """Rows of linear layers with quantized weights.
 
 Streamed: the weight is read once and widened in registers, as rows of the product; its time is
-that of memory.  Widened: the weight becomes a plain one first, which torch multiplies by.
+that of memory.  On Hopper codes go straight to the registers that need them (`direct`, `turned`).
+Widened: the weight becomes a plain one first, which torch multiplies by.
 """
 
 from collections.abc import Callable
@@ -95,10 +96,10 @@ def few_rows(peak: float, bandwidth: float, path: TensorPath) -> int:
     """Rows of x up to which a weight is better streamed than widened first.
 
     peak: of 16-bit products.  Widening moves about 4.5 bytes a weight more; its product then runs
-    at 0.9 of the peak, the streamed one, by a model that was not timed, at 0.55 where matrix units
-    read registers, 0.35 where they read shared memory.
+    at 0.9 of the peak.  The streamed one runs at 0.17 where matrix units read shared memory (0.12
+    to 0.19 on an H200), at 0.55 where they read registers, by a model that was not timed.
     """
-    streamed = 0.55 if path is TensorPath.MMA_SYNC else 0.35
+    streamed = {TensorPath.MMA_SYNC: 0.55, TensorPath.WGMMA: 0.17}.get(path, 0.35)
     return int(4.5 / bandwidth * peak / (2 / streamed - 2 / 0.9))
 
 

@@ -70,6 +70,13 @@ SMALL: tuple[Case, ...] = (
     _case("nvfp4", 2100, 10, 48, "bf16", "wide"),
     _case("nvfp4", 2, 20, 304, "bf16"),
     _case("nvfp4", 0, 20, 48, "bf16"),
+    # Columns turned, all of K in a block and in parts.
+    _case("nvfp4", 12, 70, 256, "bf16", "bias"),
+    _case("nvfp4", 40, 130, 512, "fp16", "wide bias"),
+    _case("nvfp4", 9, 20, 4096, "bf16", "odd"),
+    _case("nvfp4", 100, 70, 256, "bf16", "wide"),
+    _case("nvfp4", 130, 40, 256, "bf16"),
+    _case("nvfp4", 2, 20, 8256, "bf16", "wide bias"),
     # K shared among the warps of a block, and among blocks, evenly and not.
     _case("nvfp4", 2, 20, 4128, "bf16", "wide bias"),
     _case("nvfp4", 12, 20, 4096, "bf16", "wide"),

@@ -121,6 +121,11 @@ def direct_kernel(
     words, scales, zeros = _weights(
         w_ptrs, s_ptrs, z_ptrs, low, high, group_k, KIND, BF16, EVEN, BK, BYTES, of_w, of_s
     )
+    col = first + gl.arange(0, BN, gl.SliceLayout(1, of_y))
+    if factor_ptr is not None:
+        factor = gl.load(factor_ptr + gl.minimum(col, n - 1))
+    if bias_ptr is not None:
+        bias = gl.load(bias_ptr + gl.minimum(col, n - 1))
     gdc_wait()
     gdc_launch_dependents()
     token = gl.program_id(2) * BM + gl.arange(0, BM, gl.SliceLayout(1, of_x))[:, None]
@@ -144,17 +149,15 @@ def direct_kernel(
         y = y * 128.0  # what `fragments` leaves
     elif FP8 and not BF16:
         y = y * 256.0
-    col = first + gl.arange(0, BN, gl.SliceLayout(1, of_y))
     row = gl.program_id(2) * BM + gl.arange(0, BM, gl.SliceLayout(0, of_y))
     mine = (col < n)[:, None] & (row < m)[None, :]
-    n_at = gl.minimum(col, n - 1)
     if PARTS:
         out = out_ptr + part.to(gl.int64) * m * n
     else:
         out = out_ptr
         if factor_ptr is not None:
-            y = y * gl.load(factor_ptr + n_at)[:, None]
+            y = y * factor[:, None]
         if bias_ptr is not None:
-            y = y + gl.load(bias_ptr + n_at).to(gl.float32)[:, None]
+            y = y + bias.to(gl.float32)[:, None]
     at = row.to(gl.int64)[None, :] * n + col[:, None]
     gl.store(out + at, y.to(out_ptr.dtype.element_ty), mask=mine)

@@ -24,18 +24,17 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sparkwell.ops.linear.kernels.fragments import widen_words
 
-COLUMNS = gl.constexpr(128)  # that are turned together
-
 
 @triton.jit
-def turn_kernel(out_ptr, x_ptr, k, stride_x, BLOCK: tl.constexpr):
+def turn_kernel(out_ptr, x_ptr, k, stride_x, EARLY: tl.constexpr, BLOCK: tl.constexpr):
     """Rows of x with their columns turned; k: a multiple of 128."""
     row = tl.program_id(0).to(tl.int64)
     to = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     column = to // 128 * 128 + to % 8 // 2 * 32 + to % 128 // 32 * 8 + to % 2 * 4
     column += to % 32 // 16 * 2 + to % 16 // 8
-    gdc_wait()
-    gdc_launch_dependents()
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     value = tl.load(x_ptr + row * stride_x + column, mask=column < k, other=0.0)
     tl.store(out_ptr + row * k + to, value, mask=to < k)
 
@@ -86,6 +85,11 @@ def turned_kernel(
     s_ptrs += low // 16 + gl.arange(0, BK // 16, gl.SliceLayout(0, of_s))[None, :]
     words, scales = gl.load(w_ptrs), gl.load(s_ptrs)
 
+    col = first + gl.arange(0, BN, gl.SliceLayout(1, of_y))
+    if factor_ptr is not None:
+        factor = gl.load(factor_ptr + gl.minimum(col, n - 1))
+    if bias_ptr is not None:
+        bias = gl.load(bias_ptr + gl.minimum(col, n - 1))
     gdc_wait()
     gdc_launch_dependents()
     first_m = gl.program_id(2) * BM
@@ -112,17 +116,15 @@ def turned_kernel(
     async_copy.wait_group(0)
 
     y = acc * 128.0  # what `fragments` leaves
-    col = first + gl.arange(0, BN, gl.SliceLayout(1, of_y))
     row = first_m + gl.arange(0, BM, gl.SliceLayout(0, of_y))
     mine = (col < n)[:, None] & (row < m)[None, :]
-    n_at = gl.minimum(col, n - 1)
     if PARTS:
         out = out_ptr + part.to(gl.int64) * m * n
     else:
         out = out_ptr
         if factor_ptr is not None:
-            y = y * gl.load(factor_ptr + n_at)[:, None]
+            y = y * factor[:, None]
         if bias_ptr is not None:
-            y = y + gl.load(bias_ptr + n_at).to(gl.float32)[:, None]
+            y = y + bias.to(gl.float32)[:, None]
     at = row.to(gl.int64)[None, :] * n + col[:, None]
     gl.store(out + at, y.to(out_ptr.dtype.element_ty), mask=mine)
