@@ -28,7 +28,7 @@ WIDE = 0xFFFFFFFF
 
 
 def run(asm: str, held: dict[str, int]) -> dict[str, int]:
-    """What instructions leave in registers that hold this, low half first where halves are meant."""
+    """What instructions leave in registers that held this before."""
     held = dict(held)
 
     def value(name: str) -> int:

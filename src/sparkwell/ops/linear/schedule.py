@@ -250,7 +250,8 @@ _DIRECT: tuple[Row, ...] = (
     Row("int4-direct-four",  Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 64), "INT4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
     Row("int4-direct",       Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("int4", 8, ANY), "INT4, at most 8 rows of 16 bits", HMMA),
     Row("fp8-direct-two",    Schedule(16, 8, 2048, 8, fill=1, way="direct"),  HOPPER, _direct("fp8", 8, 32), "FP8, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("fp8-direct",        Schedule(16, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, ANY), "FP8, at most 8 rows of 16 bits", HMMA),
+    Row("fp8-direct-four",   Schedule(16, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, 64), "FP8, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
+    Row("fp8-direct",        Schedule(32, 8, 256, 2, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, ANY), "FP8, at most 8 rows of 16 bits", HMMA),
     Row("fp8-direct-16-two", Schedule(32, 16, 1024, 8, fill=1, way="direct"), HOPPER, _direct("fp8", 16, 32), "FP8, at most 16 rows of 16 bits, two tiles of the weight an SM", HMMA),
     Row("fp8-direct-16",     Schedule(32, 16, 512, 4, fill=1, way="direct"),  HOPPER, _direct("fp8", 16, 64), "FP8, at most 16 rows of 16 bits, four tiles of the weight an SM", HMMA),
 )

@@ -45,7 +45,8 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     exact = x == "fp32" or "wide" in options
     # Those that are widened to half precision first, by the table's last row.
     unaligned = k % (32 if "fp4" in form else 16)
-    rounded = x == "bf16" and (m > 2000 or (form == "int4-64" and m > 16) or unaligned)
+    many = 256 if form == "nvfp4" else 96
+    rounded = x == "bf16" and (m > many or (form == "int4-64" and m > 16) or unaligned)
     rounded = rounded and not any(name in options for name in ("w8a8", "w4a8", "w4a4"))
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
     if "w4a8" in options and form == "nvfp4":

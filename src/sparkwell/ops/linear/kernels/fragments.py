@@ -73,7 +73,7 @@ def _int4(word, to, bf16, zero):
 
 @gluon.constexpr_function
 def _factors(pair, to, bf16):
-    """Two e4m3 scales, each in both halves of a register; times 2^119 in bfloat16, 2^7 in float16."""
+    """Two e4m3 scales, each in both halves of a register; times 2^119, 2^7 in float16."""
     lines = [f"cvt.u32.u16 high, {pair}; prmt.b32 high, high, 0, 0x1404;"]
     if bf16:
         lines += _signed("high", "high", 0, -4, "0x07F007F0")
