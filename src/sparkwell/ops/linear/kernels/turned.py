@@ -85,11 +85,6 @@ def turned_kernel(
     s_ptrs += low // 16 + gl.arange(0, BK // 16, gl.SliceLayout(0, of_s))[None, :]
     words, scales = gl.load(w_ptrs), gl.load(s_ptrs)
 
-    col = first + gl.arange(0, BN, gl.SliceLayout(1, of_y))
-    if factor_ptr is not None:
-        factor = gl.load(factor_ptr + gl.minimum(col, n - 1))
-    if bias_ptr is not None:
-        bias = gl.load(bias_ptr + gl.minimum(col, n - 1))
     gdc_wait()
     gdc_launch_dependents()
     first_m = gl.program_id(2) * BM
@@ -116,15 +111,17 @@ def turned_kernel(
     async_copy.wait_group(0)
 
     y = acc * 128.0  # what `fragments` leaves
+    col = first + gl.arange(0, BN, gl.SliceLayout(1, of_y))
     row = first_m + gl.arange(0, BM, gl.SliceLayout(0, of_y))
     mine = (col < n)[:, None] & (row < m)[None, :]
+    n_at = gl.minimum(col, n - 1)
     if PARTS:
         out = out_ptr + part.to(gl.int64) * m * n
     else:
         out = out_ptr
         if factor_ptr is not None:
-            y = y * factor[:, None]
+            y = y * gl.load(factor_ptr + n_at)[:, None]
         if bias_ptr is not None:
-            y = y + bias.to(gl.float32)[:, None]
+            y = y + gl.load(bias_ptr + n_at).to(gl.float32)[:, None]
     at = row.to(gl.int64)[None, :] * n + col[:, None]
     gl.store(out + at, y.to(out_ptr.dtype.element_ty), mask=mine)
