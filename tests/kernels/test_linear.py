@@ -14,6 +14,8 @@ from sparkwell.ops.activation import swiglu, swiglu_quantized
 from sparkwell.ops.device import as_target
 from sparkwell.ops.kernels import nibbles
 from sparkwell.ops.linear import linear
+from sparkwell.ops.linear.kernels import fragments
+from sparkwell.ops.linear.kernels.turned import turn_kernel
 from sparkwell.ops.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from sparkwell.ops.quantize import quantize_activations
 from sparkwell.testing import assert_matches
@@ -25,9 +27,9 @@ NAMED = [case for case in SMALL if re.search("w8a8|w4a8|w4a4", case.name)]
 WIDE = 0xFFFFFFFF
 
 
-def run(asm: str, word: int, source: str) -> list[int]:
-    """What the instructions leave in $0, $1, ... for `word` in `source`."""
-    held = {source: word}
+def run(asm: str, held: dict[str, int]) -> dict[str, int]:
+    """What instructions leave in registers that held this before."""
+    held = dict(held)
 
     def value(name: str) -> int:
         return held[name] if name in held else int(name, 0)
@@ -45,19 +47,39 @@ def run(asm: str, word: int, source: str) -> list[int]:
         elif op == "lop3.b32":
             assert args[3] == 0xEA
             held[to] = args[0] & args[1] | args[2]
+        elif op.endswith("16x2"):
+            held[to] = packed(op, args)
         else:
             held[to] = {
                 "shl.b32": lambda a, b: a << b & WIDE,
                 "shr.b32": lambda a, b: a >> b,
                 "and.b32": lambda a, b: a & b,
+                "mul.lo.u32": lambda a, b: a * b & WIDE,
+                "mov.b32": lambda a: a,
+                "cvt.u32.u16": lambda a: a & 0xFFFF,
             }[op](*args)
-    return [held[f"${i}"] for i in range(int(source[1:]))]
+    return held
+
+
+def packed(op: str, args: list[int]) -> int:
+    """Arithmetic on the two halves of registers, rounded once."""
+    kind = torch.bfloat16 if "bf16" in op else torch.float16
+    a, b, *c = (halves([word], kind) for word in args)
+    out = {"mul": lambda: a * b, "sub": lambda: a - b, "fma": lambda: a * b + c[0]}[op[:3]]()
+    low, high = (int(bits) & 0xFFFF for bits in out.to(kind).view(torch.int16))
+    return high << 16 | low
 
 
 def halves(registers: list[int], kind: torch.dtype) -> torch.Tensor:
     """The two 16-bit floats of each register, low one first, as fp32."""
     words = [half for r in registers for half in (r & 0xFFFF, r >> 16)]
     return torch.tensor(words, dtype=torch.int32).to(torch.int16).view(kind).double()
+
+
+def ran(asm: Any, codes: list[int], outputs: int) -> list[int]:
+    """What the instructions of `nibbles` make of four bytes."""
+    held = run(asm.value, {f"${outputs}": int.from_bytes(bytes(codes), "little")})
+    return [held[f"${i}"] for i in range(outputs)]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +95,7 @@ def halves(registers: list[int], kind: torch.dtype) -> torch.Tensor:
 def test_packed_nibbles(asm: Any, kind: torch.dtype, scale: float | None) -> None:
     for first in range(256):
         codes = [first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256]
-        got = halves(run(asm.value, int.from_bytes(bytes(codes), "little"), "$4"), kind)
+        got = halves(ran(asm, codes, 4), kind)
         every = torch.tensor([c & 15 for c in codes] + [c >> 4 for c in codes], dtype=torch.uint8)
         want = e2m1_decode(every).double() if scale else every.double()
         offset = 0.0 if scale else 128.0 if kind == torch.bfloat16 else 1024.0
@@ -88,11 +110,66 @@ def test_packed_nibbles(asm: Any, kind: torch.dtype, scale: float | None) -> Non
 def test_packed_bytes(asm: Any, kind: torch.dtype, scale: float) -> None:
     for first in range(256):
         codes = [first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256]
-        got = halves(run(asm.value, int.from_bytes(bytes(codes), "little"), "$2"), kind) * scale
+        got = halves(ran(asm, codes, 2), kind) * scale
         want = e4m3_decode(torch.tensor(codes, dtype=torch.uint8)).double()
         want = torch.where(want.isnan(), 480.0 * torch.where(got < 0, -1.0, 1.0), want)
         assert torch.equal(got, want), codes
         assert torch.equal(got.signbit(), torch.tensor([c > 127 for c in codes]))
+
+
+KINDS = pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+
+
+@KINDS
+@pytest.mark.parametrize("form", ["e2m1", "int4", "int4-zero", "e4m3"])
+def test_a_word_becomes_its_lanes_share(form: str, kind: torch.dtype) -> None:
+    """Code i shares a register with the one half a word on."""
+    bf16 = kind == torch.bfloat16
+    for first in range(256):
+        codes = torch.tensor([first, 255 - first, first ^ 0x5A, (first * 7 + 3) % 256])
+        word, zero = int.from_bytes(bytes(codes.tolist()), "little"), 100 + first % 156
+        to = ["a", "b"] if form == "e4m3" else ["a", "b", "c", "d"]
+        if form == "e4m3":
+            lines = fragments._e4m3("w", to, bf16)
+            want = e4m3_decode(codes.to(torch.uint8)).double() * (1.0 if bf16 else 2.0**-8)
+            want = torch.where(want.isnan(), 0.0, want)
+        else:
+            every = torch.stack([codes & 15, codes >> 4], 1).flatten()
+            if form == "e2m1":
+                lines = fragments._e2m1("w", to, bf16)
+                want = e2m1_decode(every.to(torch.uint8)).double() * 2.0 ** (-126 if bf16 else -14)
+            else:
+                lines = fragments._int4("w", to, bf16, "z" if "zero" in form else None)
+                want = every.double() - (zero if "zero" in form else 8)
+        twice = torch.tensor([zero, zero], dtype=kind).view(torch.int16).tolist()
+        held = run(" ".join(lines), {"w": word, "z": (twice[1] & 0xFFFF) << 16 | twice[0] & 0xFFFF})
+        got = halves([held[name] for name in to], kind).reshape(-1, 2).T.flatten()
+        got = torch.where(got.abs() == (480 if bf16 else 480 / 256), 0.0, got)
+        assert torch.equal(got, want), (codes, got, want)
+
+
+@KINDS
+def test_two_scales_in_both_halves(kind: torch.dtype) -> None:
+    for low, high in itertools.product(range(0, 256, 5), range(255)):
+        lines = fragments._factors("s", ["a", "b"], kind == torch.bfloat16)
+        held = run(" ".join(lines), {"s": 0xABC0000 | high << 8 | low})
+        got = halves([held["a"], held["b"]], kind) * 2.0 ** (-119 if kind == torch.bfloat16 else -7)
+        want = e4m3_decode(torch.tensor([low, low, high, high], dtype=torch.uint8)).double()
+        assert torch.equal(got, torch.where(want.isnan(), got, want)), (low, high)
+
+
+def test_columns_are_turned_as_lanes_hold_codes(cpu: torch.device) -> None:
+    """Lane t has words 4 t + j of a chunk; pair p of a word is columns p and p + 4."""
+    x = torch.arange(3 * 512, dtype=torch.int32).reshape(3, 512)[:, :384]
+    out = torch.full((3, 384), -1, dtype=torch.int32)
+    turn_kernel[(3, 1)](out, x, 384, 512, EARLY=False, BLOCK=512)
+    chunk, lane, word, pair, half = (
+        v.flatten() for v in torch.meshgrid(*map(torch.arange, (3, 4, 4, 4, 2)), indexing="ij")
+    )
+    step, second = 2 * word + pair // 2, pair % 2
+    place = 128 * chunk + 16 * step + 8 * second + 2 * lane + half  # as wgmma reads them
+    column = 128 * chunk + 8 * (4 * lane + word) + pair + 4 * half
+    assert torch.equal(out[:, place], x[:, column])
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,18 @@ def recording() -> Iterator[list[Launch]]:
         _RECORD.reset(token)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, choice: Choice, **constants: Any) -> Any:
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    choice: Choice,
+    early: Any = False,
+    **constants: Any,
+) -> Any:
     """kernel[grid](*args, **constants) with the warps and stages of the chosen row.
 
     args: in the kernel's order: tensors, then sizes and strides.  constants: its constexprs.
+    early: the kernel waits for the one before it by itself, and may start before that ends.
     Nothing is launched for an empty grid.
     """
     schedule = choice.schedule
@@ -63,6 +71,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, choice: Choice, **con
         "num_stages": schedule.num_stages,
         "enable_fp_fusion": True,  # Triton 3.10 turns its default off
     }
+    if early:
+        options["launch_pdl"] = True
     record = _RECORD.get()
     if record is not None:
         record.append(Launch(kernel, choice, grid, args, constants, options))

@@ -15,10 +15,21 @@ from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import product_like
+from sparkwell.ops.linear.kernels.direct import direct_kernel
 from sparkwell.ops.linear.kernels.few import few_kernel
 from sparkwell.ops.linear.kernels.streamed import reduce_kernel, streamed_kernel
+from sparkwell.ops.linear.kernels.turned import turn_kernel, turned_kernel
 from sparkwell.ops.linear.kernels.widen import widen_kernel
-from sparkwell.ops.linear.schedule import REDUCE, TABLE, Parts, Problem, few_rows, parts, shared
+from sparkwell.ops.linear.schedule import (
+    REDUCE,
+    TABLE,
+    TURN,
+    Parts,
+    Problem,
+    few_rows,
+    parts,
+    shared,
+)
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import Choice, pick
 
@@ -67,7 +78,9 @@ def operand(weight: QuantizedTensor) -> Operand:
     return Operand("int4", codes, scales, zeros, None, weight.group)
 
 
-def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int, device: Device) -> Problem:
+def problem_of(
+    x: torch.Tensor, weight: QuantizedTensor, held: Operand, m: int, device: Device
+) -> Problem:
     """What selection is told of a product of `m` rows of x."""
     n, k = weight.shape
     if isinstance(weight, Fp8Block | Fp8Rows):
@@ -79,7 +92,17 @@ def problem_of(x: torch.Tensor, weight: QuantizedTensor, m: int, device: Device)
     zeros = isinstance(weight, Int4Group) and weight.zeros is not None
     gpu = product_like(device)
     few = few_rows(gpu.peaks["bf16"].value, gpu.bandwidth.value, device.target.tensor_path)
-    return Problem(m, n, k, kind, FLOATS[x.dtype], group, zeros, few)
+    return Problem(
+        m, n, k, kind, FLOATS[x.dtype], group, zeros, few, _aligned(held), device.sms
+    )  # fmt: skip
+
+
+def _aligned(held: Operand) -> bool:
+    """Whether every row's codes start at a whole word, and its NVFP4 scales at a pair."""
+    start = held.codes.data_ptr() | held.codes.stride(0)
+    if held.kind != "nvfp4" or held.scales is None:
+        return start % 4 == 0
+    return start % 4 == 0 and (held.scales.data_ptr() | held.stride_scale) % 2 == 0
 
 
 def multiply_as_is(
@@ -91,15 +114,21 @@ def multiply_as_is(
     if isinstance(weight, Int4Group) and weight.order is not None:
         rows = rows.index_select(1, weight.order)
     device = device_of(x.device)
-    problem = problem_of(x, weight, len(rows), device)
-    choice = pick("linear", TABLE, problem, device.target, shared=shared)
     held = operand(weight)
-    if choice.schedule.fill:
+    problem = problem_of(x, weight, held, len(rows), device)
+    table = [row for row in TABLE if not (row.schedule.way != "shared" and interpreting())]  # Gluon
+    choice = pick("linear", table, problem, device.target, shared=shared)
+    if choice.schedule.way == "turned":
+        y = _turned(
+            rows, held, bias, out_dtype, choice, parts(problem, choice.schedule, device.sms)
+        )
+    elif choice.schedule.fill:
         y = _stream(
             rows, held, bias, out_dtype, choice, parts(problem, choice.schedule, device.sms)
         )
     else:
-        plain = _widen(held, choice, n, k, rows.dtype)
+        odd = held.group_k % 2 and held.kind == "int4"  # a byte may be of two groups
+        plain = weight.dequantize(rows.dtype) if odd else _widen(held, choice, n, k, rows.dtype)
         y = multiply_plain(rows, plain, bias, out_dtype)
     return y.reshape(*x.shape[:-1], n)
 
@@ -114,7 +143,7 @@ def _stream(
 ) -> torch.Tensor:
     (m, k), n, s = rows.shape, len(held.codes), choice.schedule
     each = 1 if held.kind == "fp8" else 2  # columns of a byte
-    x = rows if each == 1 else _pairs(rows)
+    x = rows if each == 1 and s.way == "shared" else _pairs(rows)
     y = torch.empty(m, n, dtype=out_dtype, device=rows.device)
     out, several = y, share.count > 1
     if several:
@@ -122,12 +151,47 @@ def _stream(
     bias = None if bias is None else unit_stride(bias)
     grid = (triton.cdiv(n, s.block_n), share.count, triton.cdiv(m, s.block_m))
     shares = {"SHARES": s.shares} if s.shares else {}
+    kernel = direct_kernel if s.way == "direct" else few_kernel if s.shares else streamed_kernel
     launch(
-        few_kernel if s.shares else streamed_kernel, grid, out, held.codes, held.scales, held.zeros,
+        kernel, grid, out, held.codes, held.scales, held.zeros,
         held.factor, x, bias, m, n, k // each, share.chunk, share.chunk * each // held.group_k,
         held.group_k // each, held.group_n, held.codes.stride(0), held.stride_scale, x.stride(0),
-        choice=choice, KIND=held.kind, BF16=rows.dtype == torch.bfloat16, ASM=not interpreting(),
-        PARTS=several, EVEN=share.even, BN=s.block_n, BM=s.block_m, BK=s.block_k, **shares,
+        choice=choice, early=s.way == "direct", KIND=held.kind, BF16=rows.dtype == torch.bfloat16,
+        ASM=not interpreting(), PARTS=several, EVEN=share.even, BN=s.block_n, BM=s.block_m,
+        BK=s.block_k, **shares,
+    )  # fmt: skip
+    if several:
+        add_parts(y, out, held.factor, bias, choice)
+    return y
+
+
+def _turned(
+    rows: torch.Tensor,
+    held: Operand,
+    bias: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    choice: Choice,
+    share: Parts,
+) -> torch.Tensor:
+    (m, k), n, s = rows.shape, len(held.codes), choice.schedule
+    x = torch.empty(m, k, dtype=rows.dtype, device=rows.device)
+    turn = pick("linear", TURN, choice.problem, choice.target)
+    block = turn.schedule.block
+    launch(
+        turn_kernel, (m, triton.cdiv(k, block)), x, rows, k, rows.stride(0), choice=turn,
+        early=True, EARLY=True, BLOCK=block,
+    )  # fmt: skip
+    y = torch.empty(m, n, dtype=out_dtype, device=rows.device)
+    out, several = y, share.count > 1
+    if several:
+        out = torch.empty(share.count, m, n, dtype=torch.float32, device=rows.device)
+    bias = None if bias is None else unit_stride(bias)
+    grid = (triton.cdiv(n, s.block_n), share.count, triton.cdiv(m, s.block_m))
+    launch(
+        turned_kernel, grid, out, held.codes, held.scales, held.factor, x, bias, m, n, k // 2,
+        share.chunk, held.codes.stride(0), held.stride_scale, choice=choice, early=True,
+        BF16=rows.dtype == torch.bfloat16, PARTS=several, BN=s.block_n, BM=s.block_m, BK=s.block_k,
+        STAGES=s.num_stages,
     )  # fmt: skip
     if several:
         add_parts(y, out, held.factor, bias, choice)
@@ -144,10 +208,10 @@ def add_parts(
     """y = factor * (the sum of its parts, in order) + bias.  [P, m, n] -> [m, n]"""
     count, m, n = parts_of_y.shape
     reduced = pick("linear", REDUCE, choice.problem, choice.target)
-    s = reduced.schedule
+    s, early = reduced.schedule, choice.target.sm == 90 and not interpreting()
     launch(
         reduce_kernel, (m, triton.cdiv(n, s.block)), y, parts_of_y, factor, bias, count, m, n,
-        choice=reduced, AT_ONCE=s.at_once, BLOCK=s.block,
+        choice=reduced, early=early, EARLY=early, AT_ONCE=s.at_once, BLOCK=s.block,
     )  # fmt: skip
 
 
@@ -162,11 +226,13 @@ def _widen(held: Operand, choice: Choice, n: int, k: int, dtype: torch.dtype) ->
     """The weight as a plain tensor, [N, K]."""
     s = choice.schedule
     out = torch.empty(n, k, dtype=dtype, device=held.codes.device)
-    grid = (triton.cdiv(n, s.block_n), triton.cdiv(held.codes.shape[1], s.block_k))
+    grid = (triton.cdiv(held.codes.shape[1], s.block_k), triton.cdiv(n, s.block_n))
+    group = math.gcd(s.block_k, held.group_k // (1 if held.kind == "fp8" else 2))
     launch(
         widen_kernel, grid, out, held.codes, held.scales, held.zeros, held.factor, n, k,
         held.group_n, held.group_k, held.codes.stride(0), held.stride_scale,
-        choice=choice, KIND=held.kind, BN=s.block_n, BK=s.block_k,
+        choice=choice, KIND=held.kind, ASM=not interpreting(), BN=s.block_n, BK=s.block_k,
+        GROUP=group,
     )  # fmt: skip
     return out
 

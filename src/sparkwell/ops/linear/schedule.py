@@ -1,7 +1,8 @@
 """Rows of linear layers with quantized weights.
 
 Streamed: the weight is read once and widened in registers, as rows of the product; its time is
-that of memory.  Widened: the weight becomes a plain one first, which torch multiplies by.
+that of memory.  On Hopper codes go straight to the registers that need them (`direct`, `turned`).
+Widened: the weight becomes a plain one first, which torch multiplies by.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Problem:
     x: "bf16", "fp16", "fp32", "fp8", "fp4".
     group: columns of a scale; 0: scales are per row only.  zeros: whether groups have zero points.
     few: rows of x up to which a weight that is widened first does not pay.
+    aligned: whether rows of the weight and of its scales start at whole words.
+    sms: of the device.
     """
 
     m: int
@@ -39,6 +42,8 @@ class Problem:
     group: int
     zeros: bool = False
     few: int = 256
+    aligned: bool = True
+    sms: int = 132
 
     @property
     def width(self) -> int:
@@ -52,6 +57,7 @@ class Schedule:
 
     fill: blocks an SM for which K is shared; 0: the whole weight is widened.
     shares: of K among a block's warps; 0: all warps take the same columns.
+    way: which kernel: "shared" (`few` where warps share K, else `streamed`), "direct", "turned".
     """
 
     block_n: int
@@ -61,6 +67,7 @@ class Schedule:
     num_stages: int = 1
     fill: int = 0
     shares: int = 0
+    way: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,10 @@ def few_rows(peak: float, bandwidth: float, path: TensorPath) -> int:
     """Rows of x up to which a weight is better streamed than widened first.
 
     peak: of 16-bit products.  Widening moves about 4.5 bytes a weight more; its product then runs
-    at 0.9 of the peak, the streamed one, by a model that was not timed, at 0.55 where matrix units
-    read registers, 0.35 where they read shared memory.
+    at 0.9 of the peak.  The streamed one runs at 0.17 where matrix units read shared memory (0.12
+    to 0.19 on an H200), at 0.55 where they read registers, by a model that was not timed.
     """
-    streamed = 0.55 if path is TensorPath.MMA_SYNC else 0.35
+    streamed = {TensorPath.MMA_SYNC: 0.55, TensorPath.WGMMA: 0.17}.get(path, 0.35)
     return int(4.5 / bandwidth * peak / (2 / streamed - 2 / 0.9))
 
 
@@ -116,6 +123,10 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     """
     if not s.fill:
         return 2048 if p.kind != "fp8" else 4096
+    if s.way == "direct":  # what warps add through
+        return 512 * s.num_warps if s.num_warps > 1 else 0
+    if s.way == "turned":
+        return s.num_stages * s.block_m * s.block_k * 4
     paired, shares = p.kind != "fp8", max(1, s.shares)
     codes, x = s.block_n * s.block_k, s.block_m * s.block_k * (4 if paired else 2)
     if s.block_k == 16:  # narrower than a matrix instruction's row: codes change their layout
@@ -196,14 +207,65 @@ def _half(p: Problem) -> bool:
     return p.x in ("bf16", "fp16") and p.width > 0 and p.width % 16 == 0
 
 
+def _direct(kind: str, most: int, rows: int) -> Callable[[Problem], bool]:
+    """At most `most` rows of x, `rows` an SM of a weight whose scales are of whole chunks."""
+
+    def serves(p: Problem) -> bool:
+        step = {"int4": 128, "fp8": 128 if p.group else 0}.get(kind, 0)
+        fits = p.kind == kind and p.m <= most and p.n <= rows * p.sms
+        return fits and p.aligned and _half(p) and _steps(p, step)
+
+    return serves
+
+
+def _turned(most: int) -> Callable[[Problem], bool]:
+    """NVFP4, at most `most` rows of x, of 16 bits, whole steps of columns."""
+
+    def serves(p: Problem) -> bool:
+        return p.kind == "nvfp4" and p.m <= most and p.aligned and _half(p) and p.k % 256 == 0
+
+    return serves
+
+
+def _fill(p: Problem, rows: int) -> bool:
+    """Whether tiles of so many rows of the weight, each K in equal parts, fill 7 of 8 SMs."""
+    tiles = -(-p.n // rows)
+    return tiles >= p.sms or tiles * (p.sms // tiles) * 8 >= p.sms * 7
+
+
 ANY = 1 << 62
 LOW = 4096  # rows of a weight that tiles of 16 divide among all SMs
+HOPPER = frozenset({90})
 
 # fmt: off
+# Tiles of the weight an SM decide: one to four at once, each with all warps; or many in turn.
+_DIRECT: tuple[Row, ...] = (
+    #   name                   n   m  bytes warps
+    Row("nvfp4-direct-one",  Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("nvfp4", 8, 16), "NVFP4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
+    Row("nvfp4-direct-two",  Schedule(16, 8, 1024, 8, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 32), "NVFP4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
+    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 64), "NVFP4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
+    Row("nvfp4-direct",      Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    Row("int4-direct-one",   Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("int4", 8, 16), "INT4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
+    Row("int4-direct-two",   Schedule(32, 8, 1024, 16, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 32), "INT4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
+    Row("int4-direct-four",  Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 64), "INT4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
+    Row("int4-direct",       Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("int4", 8, ANY), "INT4, at most 8 rows of 16 bits", HMMA),
+    Row("fp8-direct-two",    Schedule(16, 8, 2048, 8, fill=1, way="direct"),  HOPPER, _direct("fp8", 8, 32), "FP8, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
+    Row("fp8-direct-four",   Schedule(16, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, 64), "FP8, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
+    Row("fp8-direct",        Schedule(32, 8, 256, 2, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, ANY), "FP8, at most 8 rows of 16 bits", HMMA),
+    Row("fp8-direct-16-two", Schedule(32, 16, 1024, 8, fill=1, way="direct"), HOPPER, _direct("fp8", 16, 32), "FP8, at most 16 rows of 16 bits, two tiles of the weight an SM", HMMA),
+    Row("fp8-direct-16",     Schedule(32, 16, 512, 4, fill=1, way="direct"),  HOPPER, _direct("fp8", 16, 64), "FP8, at most 16 rows of 16 bits, four tiles of the weight an SM", HMMA),
+)
+
 TABLE: tuple[Row, ...] = (
     #   name          n    m  bytes warps stages fill shares  targets
-    Row("nvfp4-8-low", Schedule(16, 8, 64, 8, 4, 1, 8), EVERY, lambda p: p.n <= LOW and _streamed(8, "nvfp4")(p), "NVFP4 of at most 4096 rows, at most 8 of x, of 16 bits", HMMA),
-    Row("nvfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    *_DIRECT,
+    Row("nvfp4-turned-16",  Schedule(64, 16, 64, 4, 3, 4, way="turned"), HOPPER, _turned(16), "NVFP4, at most 16 rows of 16 bits, K in steps of 256", HGMMA),
+    Row("nvfp4-turned-64",  Schedule(128, 64, 64, 8, 3, 2, way="turned"), HOPPER, _turned(64), "NVFP4, at most 64 rows of 16 bits, K in steps of 256", HGMMA),
+    Row("nvfp4-turned-128", Schedule(64, 128, 64, 4, 3, 2, way="turned"), HOPPER, _turned(128), "NVFP4, at most 128 rows of 16 bits, K in steps of 256", HGMMA),
+    Row("nvfp4-turned-256", Schedule(128, 256, 64, 8, 3, 1, way="turned"), HOPPER, lambda p: _turned(256)(p) and _fill(p, 128), "NVFP4, at most 256 rows of 16 bits, tiles of 128 rows that fill the SMs", HGMMA),
+    Row("nvfp4-turned-two", Schedule(128, 128, 64, 8, 3, 1, way="turned"), HOPPER, _turned(256), "NVFP4, at most 256 rows of 16 bits, K in steps of 256", HGMMA),
+    Row("nvfp4-8-low", Schedule(16, 8, 64, 8, 4, 1, 8), EVERY - HOPPER, lambda p: p.n <= LOW and _streamed(8, "nvfp4")(p), "NVFP4 of at most 4096 rows, at most 8 of x, of 16 bits", HMMA),
+    Row("nvfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY - HOPPER, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
     Row("nvfp4-16",   Schedule(64, 16, 64, 4, 4, 2, 2),     EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
     Row("nvfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, _streamed(64, "nvfp4"), "NVFP4, at most 64 rows of 16 bits", HMMA_ANY),
     Row("nvfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, _streamed(0, "nvfp4"), "NVFP4, few rows of 16 bits", HMMA_ANY),
@@ -212,16 +274,16 @@ TABLE: tuple[Row, ...] = (
     Row("mxfp4-16",   Schedule(64, 16, 128, 4, 3, 2, 2),    EVERY, lambda p: p.kind == "mxfp4" and p.m <= 16 and p.x == "bf16" and _half(p), "MXFP4, at most 16 rows of BF16", HMMA),
     Row("mxfp4-64",   Schedule(128, 64, 64, 8, 3, 2),   EVERY, lambda p: p.kind == "mxfp4" and p.m <= 64 and p.x == "bf16" and _half(p), "MXFP4, at most 64 rows of BF16", HMMA_ANY),
     Row("mxfp4-few",  Schedule(128, 128, 32, 8, 4, 1),  EVERY, lambda p: p.kind == "mxfp4" and p.m <= p.few and p.x == "bf16" and _half(p), "MXFP4, few rows of BF16", HMMA_ANY),
-    Row("int4-8",     Schedule(32, 8, 64, 4, 4, 1, 4),      EVERY, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
+    Row("int4-8",     Schedule(32, 8, 64, 4, 4, 1, 4),      EVERY - HOPPER, _streamed(8, "int4", 128), "INT4 in groups of 128, at most 8 rows of 16 bits", HMMA),
     Row("int4-16",    Schedule(64, 16, 64, 4, 4, 2, 2),     EVERY, _streamed(16, "int4", 128), "INT4 in groups of 128, at most 16 rows of 16 bits", HMMA),
     Row("int4-few",   Schedule(64, 64, 64, 4, 4, 2),    EVERY, _streamed(0, "int4", 128), "INT4 in groups of 128, few rows of 16 bits", HMMA_ANY),
     Row("int4-g64",   Schedule(32, 16, 32, 4, 4, 1, 4),     EVERY, _streamed(16, "int4", 64), "INT4 in groups of 64, at most 16 rows of 16 bits", HMMA),
     Row("int4-g32",   Schedule(32, 16, 16, 4, 4, 1, 4),     EVERY, _streamed(16, "int4", 32), "INT4 in groups of 32, at most 16 rows of 16 bits", HMMA),
-    Row("blocks-8",   Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
+    Row("blocks-8",   Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY - HOPPER, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
     Row("blocks-16",  Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA),
     Row("blocks-64",  Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, "fp8", 64), "FP8 in groups of 64, at most 64 rows of 16 bits", HMMA_ANY),
     Row("blocks-few", Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(0, "fp8", 64), "FP8 in groups of 64, few rows of 16 bits", HMMA_ANY),
-    Row("rows-8",     Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
+    Row("rows-8",     Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY - HOPPER, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
     Row("rows-16",    Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(16)(p), "FP8 rows, at most 16 rows of 16 bits", HMMA),
     Row("rows-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(64)(p), "FP8 rows, at most 64 rows of 16 bits", HMMA_ANY),
     Row("rows-few",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(p.few)(p), "FP8 rows, few rows of 16 bits", HMMA_ANY),
@@ -257,5 +319,9 @@ EXPANDED: tuple[Row, ...] = (
 
 REDUCE: tuple[Row, ...] = (
     Row("reduce",    Reduce(128, 16, 4),                   EVERY, lambda p: True, "every width", NO_MMA),
+)
+
+TURN: tuple[Row, ...] = (
+    Row("turn",      Reduce(1024, 1, 4),                   HOPPER, lambda p: True, "every width", NO_MMA),
 )
 # fmt: on

@@ -45,7 +45,8 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     exact = x == "fp32" or "wide" in options
     # Those that are widened to half precision first, by the table's last row.
     unaligned = k % (32 if "fp4" in form else 16)
-    rounded = x == "bf16" and (m > 2000 or (form == "int4-64" and m > 16) or unaligned)
+    many = 256 if form == "nvfp4" else 96
+    rounded = x == "bf16" and (m > many or (form == "int4-64" and m > 16) or unaligned)
     rounded = rounded and not any(name in options for name in ("w8a8", "w4a8", "w4a4"))
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
     if "w4a8" in options and form == "nvfp4":
@@ -70,6 +71,13 @@ SMALL: tuple[Case, ...] = (
     _case("nvfp4", 2100, 10, 48, "bf16", "wide"),
     _case("nvfp4", 2, 20, 304, "bf16"),
     _case("nvfp4", 0, 20, 48, "bf16"),
+    # Columns turned, all of K in a block and in parts.
+    _case("nvfp4", 12, 70, 256, "bf16", "bias"),
+    _case("nvfp4", 40, 130, 512, "fp16", "wide bias"),
+    _case("nvfp4", 9, 20, 4096, "bf16", "odd"),
+    _case("nvfp4", 100, 70, 256, "bf16", "wide"),
+    _case("nvfp4", 130, 40, 256, "bf16"),
+    _case("nvfp4", 2, 20, 8256, "bf16", "wide bias"),
     # K shared among the warps of a block, and among blocks, evenly and not.
     _case("nvfp4", 2, 20, 4128, "bf16", "wide bias"),
     _case("nvfp4", 12, 20, 4096, "bf16", "wide"),

@@ -11,6 +11,7 @@ exact, each group's sum is scaled in fp32.  FP8 rows: the sum is scaled at the e
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sparkwell.ops.kernels.e4m3 import WIDENED
 from sparkwell.ops.kernels.nibbles import (
@@ -121,8 +122,12 @@ def streamed_kernel(
 
 @triton.jit
 def reduce_kernel(
-    y_ptr, part_ptr, factor_ptr, bias_ptr, parts, m, n, AT_ONCE: tl.constexpr, BLOCK: tl.constexpr
+    y_ptr, part_ptr, factor_ptr, bias_ptr, parts, m, n, EARLY: tl.constexpr, AT_ONCE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = col < n

@@ -7,12 +7,7 @@ import triton
 import triton.language as tl
 
 from sparkwell.ops.kernels.e4m3 import e4m3_value
-
-
-@triton.jit
-def _e2m1(code):
-    bits = ((code.to(tl.int32) & 7) << 9) | ((code.to(tl.int32) & 8) << 12)
-    return bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 16384.0
+from sparkwell.ops.kernels.nibbles import along, e2m1_halves
 
 
 @triton.jit
@@ -23,45 +18,42 @@ def _e8m0(code):
 
 
 @triton.jit
-def _value(code, scale_ptr, zero_ptr, at, mask, KIND: tl.constexpr):
-    """What `code`, 4 or 8 bits of it, is worth with the scale at `at`."""
-    if KIND == "fp8":
-        value = e4m3_value(code)
-        if scale_ptr is not None:
-            value *= tl.load(scale_ptr + at, mask=mask, other=0.0)
-    elif KIND == "int4":
-        if zero_ptr is None:
-            value = code.to(tl.float32) - 8.0
-        else:
-            value = code.to(tl.float32) - tl.load(zero_ptr + at, mask=mask, other=0).to(tl.float32)
-        value *= tl.load(scale_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    else:
-        scale = tl.load(scale_ptr + at, mask=mask, other=0)
-        value = _e2m1(code) * (e4m3_value(scale) if KIND == "nvfp4" else _e8m0(scale))
-    return value
-
-
-@triton.jit
 def widen_kernel(
     out_ptr, w_ptr, scale_ptr, zero_ptr, factor_ptr, n, k, group_n, group_k, stride_w,
-    stride_scale, KIND: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    stride_scale, KIND: tl.constexpr, ASM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    GROUP: tl.constexpr,
 ):  # fmt: skip
-    row = (tl.program_id(0) * BN + tl.arange(0, BN)).to(tl.int64)[:, None]
+    """GROUP: bytes of a block that certainly have one scale."""
+    row = (tl.program_id(1) * BN + tl.arange(0, BN)).to(tl.int64)[:, None]
     of_n = row < n
-    scales = row // group_n * stride_scale
     EACH: tl.constexpr = 1 if KIND == "fp8" else 2  # columns of a byte
-    byte = (tl.program_id(1) * BK + tl.arange(0, BK))[None, :]
-    held = of_n & (byte * EACH < k)
-    code = tl.load(w_ptr + row * stride_w + byte, mask=held, other=0)
+    byte = (tl.program_id(0) * BK + tl.arange(0, BK))[None, :]
+    code = tl.load(w_ptr + row * stride_w + byte, mask=of_n & (byte * EACH < k), other=0)
+    first = (tl.program_id(0) * BK + tl.arange(0, BK // GROUP) * GROUP)[None, :] * EACH
+    at, held = row // group_n * stride_scale + first // group_k, of_n & (first < k)
+    zero = 8.0
+    if zero_ptr is not None:
+        zero = tl.load(zero_ptr + at, mask=held, other=0).to(tl.float32)
+        zero = along(zero, BN, BK // GROUP, GROUP)
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + at, mask=held, other=0)
+        if KIND == "nvfp4":
+            scale = e4m3_value(scale)
+        elif KIND == "mxfp4":
+            scale = _e8m0(scale)
+        scale = along(scale.to(tl.float32), BN, BK // GROUP, GROUP)
     if KIND == "fp8":
-        w = _value(code, scale_ptr, zero_ptr, scales + byte // group_k, held, KIND)
-        col = byte
+        w = e4m3_value(code)
+        if scale_ptr is not None:
+            w *= scale
     else:
-        low_at, high_at = scales + 2 * byte // group_k, scales + (2 * byte + 1) // group_k
-        low = _value(code & 15, scale_ptr, zero_ptr, low_at, held, KIND)
-        high = _value(code >> 4, scale_ptr, zero_ptr, high_at, held, KIND)
-        w = tl.reshape(tl.join(low, high), (BN, 2 * BK))
-        col = (tl.program_id(1) * 2 * BK + tl.arange(0, 2 * BK))[None, :]
+        if KIND == "int4":
+            low, high = (code & 15).to(tl.float32) - zero, (code >> 4).to(tl.float32) - zero
+        else:
+            low, high = e2m1_halves(code, False, ASM)
+            low, high = low.to(tl.float32) * 16384.0, high.to(tl.float32) * 16384.0
+        w = tl.reshape(tl.join(low * scale, high * scale), (BN, 2 * BK))
     if factor_ptr is not None:
         w *= tl.load(factor_ptr + row, mask=of_n, other=0.0)
+    col = (tl.program_id(0) * (EACH * BK) + tl.arange(0, EACH * BK))[None, :]
     tl.store(out_ptr + row * k + col, w.to(out_ptr.dtype.element_ty), mask=of_n & (col < k))
