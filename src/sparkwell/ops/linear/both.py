@@ -16,6 +16,7 @@ from sparkwell.ops.kernels.fp8_products import copyable, fp8_products
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.kernels.blockscaled import blockscaled_kernel
 from sparkwell.ops.linear.kernels.expanded import expanded_kernel
+from sparkwell.ops.linear.kernels.fp8_few import fp8_few
 from sparkwell.ops.linear.kernels.scaled import scaled_kernel
 from sparkwell.ops.linear.run import add_parts
 from sparkwell.ops.linear.schedule import (
@@ -155,6 +156,12 @@ def _fp8(
     )
     run = _run(SCALED, scaled_shared, problem, x, out_dtype)
     bias = None if bias is None else unit_stride(bias)
+    if run.choice.schedule.roles and run.choice.schedule.block_m <= 64 and not interpreting():
+        fp8_few(
+            run.out, x.values, x.scales, weight.values, unit_stride(weight.scales),
+            choice=run.choice, sms=run.sms, group_n=group_n, group=group, bias=bias,
+        )  # fmt: skip
+        return run.y
     if run.choice.schedule.roles and not interpreting():
         fp8_products(
             run.out, x.values, x.scales, weight.values[None],

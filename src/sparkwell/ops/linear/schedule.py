@@ -56,7 +56,7 @@ class Schedule:
 
     fill: blocks an SM for which K is shared; 0: the whole weight is widened.
     shares: of K among a block's warps; 0: all warps take the same columns.
-    roles: some warps copy, the others multiply (`kernels.fp8_products`).
+    roles: some warps copy, the others multiply (`kernels.fp8_products`; few rows: `fp8_few`).
     """
 
     block_n: int
@@ -143,6 +143,10 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
 
 def scaled_shared(p: Problem, s: Schedule, target: Target) -> int:
     """Bytes of shared memory a block takes where both operands are FP8."""
+    if s.roles and s.block_m <= 64:  # `kernels.fp8_few`: stages, scales of every step, sums
+        steps = 1 << max(1, (-(-p.k // 128) - 1).bit_length())
+        scales = 2 * 4 * steps * s.block_m if p.group else 0
+        return s.num_stages * (64 + s.block_n) * 128 + scales + 4 * 64 * s.block_n
     if s.roles:
         return roles_shared(s.block_n, s.num_stages, p.group > 0, s.fill > 0 or p.result > 2)
     sync = s.block_m < 64 or target.tensor_path is TensorPath.MMA_SYNC
@@ -206,7 +210,12 @@ def _by_row(most: int) -> Callable[[Problem], bool]:
 
 def _boxed(p: Problem) -> bool:
     """Whether warps with roles multiply, and there are rows enough for it to pay."""
-    return p.boxes and p.m > 64 and (not p.group or p.group % 128 == 0)
+    return p.boxes and p.m > 64 and _wide(p)
+
+
+def _wide(p: Problem) -> bool:
+    """Whether columns share scales by 128 at least, or all do."""
+    return not p.group or p.group % 128 == 0
 
 
 def _tiles(p: Problem) -> int:
@@ -257,6 +266,9 @@ TABLE: tuple[Row, ...] = (
 )
 
 SCALED: tuple[Row, ...] = (
+    Row("few-16-low", Schedule(32, 16, 128, 4, 11, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and p.n <= LOW and _wide(p), "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
+    Row("few-16", Schedule(64, 16, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and _wide(p), "at most 16 rows that the copy engine reads", QGMMA),
+    Row("few-64", Schedule(64, 64, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 64 and _wide(p) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
     Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and _tiles(p) <= 33, "rows that the copy engine reads, at most 33 tiles of 128 x 128", QGMMA),
     Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= 132, "rows that the copy engine reads, at most 132 tiles of 128 x 128", QGMMA),
     Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA),

@@ -51,6 +51,9 @@ def grouped_rows(
     """
     stored = operand(weight)
     num, n, k = stored.shape
+    if not k:  # sums of nothing
+        out.zero_() if add is None else out.view(-1, n).copy_(add)
+        return
     rows = _rows(x, stored)
     total = rows.values.shape[0]
     if not total or not n:

@@ -57,6 +57,8 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     rounded = x == "bf16" and (m > 2000 or (form == "int4-64" and m > 16) or unaligned)
     rounded = rounded and not any(name in options for name in ("w8a8", "w4a8", "w4a4"))
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
+    if "w8a8" in options and exact:
+        limit = ("matmul", "fp8-units")
     if "w4a8" in options and form == "nvfp4":
         limit = ("matmul", "expanded")
     size = "small" if n * k < 1 << 18 else "model"
@@ -115,8 +117,11 @@ QUANTIZED: tuple[Case, ...] = (
     _case("fp8-block", 16, 300, 608, "fp16", "w8a8 wide"),
     _case("fp8-block", 40, 140, 304, "fp32", "w8a8"),
     _case("fp8-block", 70, 130, 272, "bf16", "w8a8 wide bias"),
-    _case("fp8-block", 70, 130, 272, "bf16", "w8a8 apart"),
-    _case("fp8-rows", 70, 40, 144, "bf16", "w8a8 apart"),
+    *(
+        _case(form, m, 130, 144, "bf16", "w8a8 apart")
+        for form in ("fp8-block", "fp8-rows")
+        for m in (3, 33, 70)
+    ),
     _case("fp8-rows", 2, 70, 528, "bf16", "w8a8 bias"),
     _case("fp8-rows", 33, 140, 304, "fp16", "w8a8 wide"),
     _case("fp8-rows", 130, 40, 144, "bf16", "w8a8"),

@@ -50,14 +50,16 @@ def _scale_table(
     GROUP: gl.constexpr, ROWS: gl.constexpr, STEPS: gl.constexpr,
 ):  # fmt: skip
     """Products of both operands' scales, for every step and row."""
-    i = gl.arange(0, STEPS * ROWS, gl.BlockedLayout([1], [32], [4], [0]))
-    step, row = i // ROWS, gl.minimum(i % ROWS, m - 1)
-    group = step * STEP // GROUP
-    there = step * STEP < k
-    at = row.to(gl.int64) * stride_xs + group * stride_xk
-    of_x = gl.load(x_scale_ptr + at, mask=there, other=0.0)
-    of_w = gl.load(w_scale_ptr + column // group_n * stride_ws + group, mask=there, other=0.0)
-    table.store(of_x * of_w)
+    SIZE: gl.constexpr = min(STEPS * ROWS, 512)
+    for first in gl.static_range(0, STEPS * ROWS, SIZE):  # as many as registers hold
+        i = first + gl.arange(0, SIZE, gl.BlockedLayout([1], [32], [4], [0]))
+        row = gl.minimum(i % ROWS, m - 1)
+        group = i // ROWS * STEP // GROUP
+        there = i // ROWS * STEP < k
+        at = row.to(gl.int64) * stride_xs + group * stride_xk
+        of_x = gl.load(x_scale_ptr + at, mask=there, other=0.0)
+        of_w = gl.load(w_scale_ptr + column // group_n * stride_ws + group, mask=there, other=0.0)
+        table.slice(first, SIZE).store(of_x * of_w)
 
 
 @gluon.jit
