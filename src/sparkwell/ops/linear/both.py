@@ -12,9 +12,11 @@ from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import device_of
+from sparkwell.ops.kernels.fp8_products import copyable, fp8_products
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.kernels.blockscaled import blockscaled_kernel
 from sparkwell.ops.linear.kernels.expanded import expanded_kernel
+from sparkwell.ops.linear.kernels.fp8_few import fp8_few
 from sparkwell.ops.linear.kernels.scaled import scaled_kernel
 from sparkwell.ops.linear.run import add_parts
 from sparkwell.ops.linear.schedule import (
@@ -59,6 +61,7 @@ class Run:
     """
 
     choice: Choice
+    sms: int
     share: Parts
     y: torch.Tensor
     out: torch.Tensor
@@ -97,7 +100,7 @@ def _run(
     if share.count > 1:
         shape = (share.count, problem.m, problem.n)
         out = torch.empty(shape, dtype=torch.float32, device=x.device)
-    return Run(choice, share, y, out)
+    return Run(choice, device.sms, share, y, out)
 
 
 def _fp4(
@@ -146,12 +149,30 @@ def _fp8(
     group: int,
 ) -> torch.Tensor:
     (m, k), n = x.shape, weight.shape[0]
-    run = _run(SCALED, scaled_shared, Problem(m, n, k, "fp8", "fp8", group), x, out_dtype)
+    group_n = weight.block[0] if isinstance(weight, Fp8Block) else 1
+    boxes = copyable(x.values, weight.values) and not (group and group_n % 128)
+    problem = Problem(
+        m, n, k, "fp8", "fp8", group, boxes=boxes, result=torch.finfo(out_dtype).bits // 8
+    )
+    run = _run(SCALED, scaled_shared, problem, x, out_dtype)
+    bias = None if bias is None else unit_stride(bias)
+    if run.choice.schedule.roles and run.choice.schedule.block_m <= 64 and not interpreting():
+        fp8_few(
+            run.out, x.values, x.scales, weight.values, unit_stride(weight.scales),
+            choice=run.choice, sms=run.sms, group_n=group_n, group=group, bias=bias,
+        )  # fmt: skip
+        return run.y
+    if run.choice.schedule.roles and not interpreting():
+        fp8_products(
+            run.out, x.values, x.scales, weight.values[None],
+            unit_stride(weight.scales)[None],
+            choice=run.choice, sms=run.sms, group_n=group_n, group=group, parts=run.share.count,
+            bias=None if run.several else bias,
+        )  # fmt: skip
+        return run.finished(bias)
     s, widen = run.choice.schedule, bool(run.choice.target.missing(Feature.FP8_MMA))
     kind_of = torch.uint8 if widen else torch.float8_e4m3fn
     w, rows = unit_stride(weight.values.view(kind_of)), unit_stride(x.values.view(kind_of))
-    bias = None if bias is None else unit_stride(bias)
-    group_n = weight.block[0] if isinstance(weight, Fp8Block) else 1
     w_scales = unit_stride(weight.scales)
     stride_group = x.scales.stride(1) if isinstance(x, Fp8Block) else 0
     launch(

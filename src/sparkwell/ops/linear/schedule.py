@@ -32,6 +32,8 @@ class Problem:
     few: rows of x up to which a weight that is widened first does not pay.
     aligned: whether rows of the weight and of its scales start at whole words.
     sms: of the device.
+    boxes: the copy engine reads both operands, and rows of a block of 128 share a scale, or none.
+    result: bytes of a value of y.
     """
 
     m: int
@@ -44,6 +46,8 @@ class Problem:
     few: int = 256
     aligned: bool = True
     sms: int = 132
+    boxes: bool = False
+    result: int = 2
 
     @property
     def width(self) -> int:
@@ -58,6 +62,7 @@ class Schedule:
     fill: blocks an SM for which K is shared; 0: the whole weight is widened.
     shares: of K among a block's warps; 0: all warps take the same columns.
     way: which kernel: "shared" (`few` where warps share K, else `streamed`), "direct", "turned".
+    roles: some warps copy, the others multiply (`kernels.fp8_products`; few rows: `fp8_few`).
     """
 
     block_n: int
@@ -68,6 +73,7 @@ class Schedule:
     fill: int = 0
     shares: int = 0
     way: str = "shared"
+    roles: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,8 +154,23 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
 
 def scaled_shared(p: Problem, s: Schedule, target: Target) -> int:
     """Bytes of shared memory a block takes where both operands are FP8."""
+    if s.roles and s.block_m <= 64:  # `kernels.fp8_few`: stages, scales of every step, sums
+        steps = 1 << max(1, (-(-p.k // 128) - 1).bit_length())
+        scales = 2 * 4 * steps * s.block_m if p.group else 0
+        return s.num_stages * (64 + s.block_n) * 128 + scales + 4 * 64 * s.block_n
+    if s.roles:
+        return roles_shared(s.block_n, s.num_stages, p.group > 0, s.fill > 0 or p.result > 2)
     sync = s.block_m < 64 or target.tensor_path is TensorPath.MMA_SYNC
     return (s.num_stages - sync) * (s.block_n + s.block_m) * s.block_k
+
+
+def roles_shared(block_n: int, stages: int, scaled: bool, wide: bool) -> int:
+    """Bytes of shared memory that `kernels.fp8_products` takes for tiles of 128 rows.
+
+    scaled: each 128 outputs of a row have a scale a step.  wide: results of four bytes turn in it.
+    """
+    scales = 4 * 128 * (block_n // 128) if scaled else 0
+    return stages * ((block_n + 128) * 128 + scales) + (65536 if wide else 16384)
 
 
 def blockscaled_shared(p: Problem, s: Schedule, target: Target) -> int:
@@ -170,6 +191,7 @@ def expanded_shared(p: Problem, s: Schedule, target: Target) -> int:
 
 
 CONSUMER, DATACENTER = frozenset({120, 121}), frozenset({100, 103})
+HOPPER = frozenset({90})
 AMPERE, ADA = frozenset({80, 86}), frozenset({89})
 FP4_UNITS, FP8_UNITS = Feature.FP4_BLOCK_MMA, Feature.FP8_MMA
 OMMA = r"\bOMMA\b"  # 4-bit mma.sync with block scales
@@ -195,6 +217,21 @@ def _grouped(most: int) -> Callable[[Problem], bool]:
 def _by_row(most: int) -> Callable[[Problem], bool]:
     """At most so many rows, and one scale for each row of the weight."""
     return lambda p: p.m <= most and not p.group
+
+
+def _boxed(p: Problem) -> bool:
+    """Whether warps with roles multiply, and there are rows enough for it to pay."""
+    return p.boxes and p.m > 64 and _wide(p)
+
+
+def _wide(p: Problem) -> bool:
+    """Whether columns share scales by 128 at least, or all do."""
+    return not p.group or p.group % 128 == 0
+
+
+def _tiles(p: Problem) -> int:
+    """Tiles of 128 x 128: a Hopper GPU's SMs take 132 at a time."""
+    return -(-p.m // 128) * -(-p.n // 128)
 
 
 def _steps(p: Problem, step: int) -> bool:
@@ -291,6 +328,13 @@ TABLE: tuple[Row, ...] = (
 )
 
 SCALED: tuple[Row, ...] = (
+    Row("few-16-low", Schedule(32, 16, 128, 4, 11, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and p.n <= LOW and _wide(p), "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
+    Row("few-16", Schedule(64, 16, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and _wide(p), "at most 16 rows that the copy engine reads", QGMMA),
+    Row("few-64", Schedule(64, 64, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 64 and _wide(p) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
+    Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and _tiles(p) <= 33, "rows that the copy engine reads, at most 33 tiles of 128 x 128", QGMMA),
+    Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= 132, "rows that the copy engine reads, at most 132 tiles of 128 x 128", QGMMA),
+    Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA),
+    Row("roles-wide", Schedule(256, 128, 128, 4, 3, roles=True), HOPPER, _boxed, "rows that the copy engine reads", QGMMA),
     Row("blocks-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, _grouped(16), "FP8 in groups of 128, at most 16 rows", f"{HMMA}|{QMMA}"),
     Row("blocks-64", Schedule(128, 64, 128, 8, 3, 2),  EVERY, _grouped(64), "FP8 in groups of 128, at most 64 rows", FP8_ANY),
     Row("blocks",    Schedule(128, 128, 128, 8, 3, 1), EVERY, _grouped(ANY), "FP8 in groups of 128", FP8_ANY),

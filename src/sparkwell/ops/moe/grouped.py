@@ -11,6 +11,8 @@ from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import Weight
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import device_of
+from sparkwell.ops.kernels.fp8_products import copyable, fp8_products
+from sparkwell.ops.launch import interpreting
 from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
@@ -27,6 +29,8 @@ from sparkwell.ops.moe.schedule import (
 )
 from sparkwell.ops.ragged import unit_stride
 from sparkwell.ops.schedule import pick
+
+BOXED = ("rows", "ends", "whole")  # layouts in which a tile's rows lie side by side
 
 
 def grouped_rows(
@@ -47,6 +51,9 @@ def grouped_rows(
     """
     stored = operand(weight)
     num, n, k = stored.shape
+    if not k:  # sums of nothing
+        out.zero_() if add is None else out.view(-1, n).copy_(add)
+        return
     rows = _rows(x, stored)
     total = rows.values.shape[0]
     if not total or not n:
@@ -54,7 +61,19 @@ def grouped_rows(
     counted = layout == "counted"
     expected = num * each if each else total
     problem = _problem(rows, stored, out, expected, align if layout in ("rows", "ends") else 0)
-    choice = pick("grouped_linear", TABLE, problem, device_of(out.device).target, shared=shared)
+    device = device_of(out.device)
+    if problem.type == "fp8" and layout in BOXED and add is None:
+        boxes = stored.block_rows % GROUP == 0 and copyable(rows.values, stored.values)
+        problem = replace(problem, boxes=boxes)
+    choice = pick("grouped_linear", TABLE, problem, device.target, shared=shared)
+    if choice.schedule.roles and not interpreting():
+        assert rows.scales is not None and stored.scales is not None
+        fp8_products(
+            out.view(-1, n), rows.values, rows.scales, stored.values, stored.scales, choice=choice,
+            sms=device.sms, group_n=stored.block_rows, group=stored.group, layout=layout, ids=ids,
+            align=align,
+        )  # fmt: skip
+        return
     tall = choice.schedule.block_m
     rows = replace(rows, values=turned(rows.values, bits(choice, stored)))
     depth = total // num if counted else total

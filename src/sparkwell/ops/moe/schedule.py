@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 
 from sparkwell.hardware.targets import Feature, Target
+from sparkwell.ops.linear.schedule import roles_shared
 from sparkwell.ops.schedule import (
     EVERY,
     HGMMA,
@@ -36,6 +37,8 @@ class Problem:
     group: columns whose sums share a factor; 0: the operand has its scales in it.
     result: bytes of a value of the result.
     aligned: rows of every operand start at multiples of 16 bytes.
+    boxes: the copy engine reads both operands, rows of a block of 128 share a scale, and nothing
+        but the rows' own group decides where they lie.
     """
 
     kind: str
@@ -47,6 +50,7 @@ class Problem:
     group: int = 0
     result: int = 4
     aligned: bool = True
+    boxes: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Schedule:
 
     block_k 0: as many as a group allows, 32 at most.
     turned: columns of x come in the order in which threads hold a weight's codes.
+    roles: some warps copy, the others multiply (`kernels.fp8_products`).
     """
 
     block_m: int
@@ -63,6 +68,7 @@ class Schedule:
     num_warps: int
     num_stages: int = 1
     turned: bool = False
+    roles: bool = False
 
     def step(self, group: int) -> int:
         """Columns at a time, for groups of `group` columns."""
@@ -125,6 +131,8 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     wgmma and tcgen05 read buffers while others fill: they keep one more of what they read there,
     which a weight that is converted on the way is not.  Neither turns the result in one piece.
     """
+    if s.roles:
+        return roles_shared(s.block_n, s.num_stages, True, p.result > 2)
     step, halves = s.step(p.group), 2 if p.gated else 1
     if p.type == "fp32":  # one operand pair at a time
         return 4 * step * (s.block_m + s.block_n)
@@ -213,8 +221,14 @@ def _odd(name: str, s: Schedule, exact: bool) -> list[Row]:
     return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
 
 
+def _boxed(p: Problem) -> bool:
+    return p.type == "fp8" and p.height == 128 and p.boxes and p.group % GROUP == 0
+
+
 # fmt: off
 TABLE: tuple[Row, ...] = (
+    Row("w8a8-roles",      Schedule(128, 256, 128, 4, 4, roles=True), frozenset({90}), _boxed, "FP8 rows that the copy engine reads, in tiles of 128, half-precision results", QGMMA),
+    Row("w8a8-roles-wide", Schedule(128, 256, 128, 4, 3, roles=True), frozenset({90}), _boxed, "FP8 rows that the copy engine reads, in tiles of 128", QGMMA),
     #       name           positions, outputs, columns, warps, stages
     *_rows("float-16",     Schedule(16, 64, 64, 4, 4),   _FLOAT),
     *_rows("float-64",     Schedule(64, 64, 64, 4, 3),   _FLOAT),

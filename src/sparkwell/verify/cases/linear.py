@@ -35,6 +35,15 @@ def _inputs(make: Maker, *, form: str, shape: tuple[int, int, int], x: str, opti
     for name in ("w8a8", "w4a8", "w4a4"):
         if name in options:
             inputs["arithmetic"] = name
+    if "apart" in options:  # rows of the weight begin 8 bytes from where they are copied by boxes
+        w = inputs["weight"]
+        inputs["weight"] = w.changed(
+            lambda name, t: (
+                torch.nn.functional.pad(t.view(torch.uint8), (8, 8)).view(t.dtype)[:, 8:-8]
+                if name == "values"
+                else t
+            )
+        )
     if "odd" in options:  # pairs of x that are not aligned
         inputs["x"] = make.randn(m, k + 1, dtype=DTYPES[x])[:, 1:]
     return inputs
@@ -49,6 +58,8 @@ def _case(form: str, m: int, n: int, k: int, x: str = "bf16", options: str = "")
     rounded = x == "bf16" and (m > many or (form == "int4-64" and m > 16) or unaligned)
     rounded = rounded and not any(name in options for name in ("w8a8", "w4a8", "w4a4"))
     limit = ("matmul", "rounded" if rounded else "fp32" if exact else "bf16")
+    if "w8a8" in options and exact:
+        limit = ("matmul", "fp8-units")
     if "w4a8" in options and form == "nvfp4":
         limit = ("matmul", "expanded")
     size = "small" if n * k < 1 << 18 else "model"
@@ -114,11 +125,19 @@ QUANTIZED: tuple[Case, ...] = (
     _case("fp8-block", 16, 300, 608, "fp16", "w8a8 wide"),
     _case("fp8-block", 40, 140, 304, "fp32", "w8a8"),
     _case("fp8-block", 70, 130, 272, "bf16", "w8a8 wide bias"),
+    *(
+        _case(form, m, 130, 144, "bf16", "w8a8 apart")
+        for form in ("fp8-block", "fp8-rows")
+        for m in (3, 33, 70)
+    ),
     _case("fp8-rows", 2, 70, 528, "bf16", "w8a8 bias"),
     _case("fp8-rows", 33, 140, 304, "fp16", "w8a8 wide"),
     _case("fp8-rows", 130, 40, 144, "bf16", "w8a8"),
     _case("fp8-rows", 0, 40, 144, "bf16", "w8a8"),
     _case("fp8-block", 3, 600, 144, "bf16", "w8a8 wide"),
+    _case("fp8-block", 2200, 1040, 272, "bf16", "w8a8 bias"),
+    _case("fp8-block", 2200, 1040, 272, "fp16", "w8a8 wide"),
+    _case("fp8-rows", 2200, 1040, 272, "bf16", "w8a8 wide bias"),
     _case("nvfp4", 3, 140, 304, "bf16", "w4a4 bias"),
     _case("nvfp4", 17, 130, 1040, "fp16", "w4a4 wide"),
     _case("nvfp4", 70, 140, 512, "bf16", "w4a4"),
