@@ -227,3 +227,12 @@ def test_nvfp4_operands_need_their_units() -> None:
     with as_target("sm_90"), pytest.raises(Unsupported, match="k and groups of 64 n"):
         odd = Fp8Block(blocks.values[..., :72], torch.ones(1, 8, 9), (8, 8))
         grouped_linear(make.randn(3, 72), odd, None, backend="kernel")
+
+
+def test_sums_of_no_columns_are_what_is_added() -> None:
+    x = Fp8Block(torch.empty(3, 0).to(torch.float8_e4m3fn), torch.empty(3, 0), (1, 128))
+    w = Fp8Block(torch.empty(1, 2, 0).to(torch.float8_e4m3fn), torch.empty(1, 1, 0), (128, 128))
+    with as_target("sm_121"):
+        one = grouped_linear(x, w, None, add=torch.ones(3, 2), backend="kernel")
+        none = grouped_linear(x, w, None, out_dtype=torch.float32, backend="kernel")
+    assert one.eq(1).all() and none.eq(0).all()
