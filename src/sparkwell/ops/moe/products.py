@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 
 from sparkwell.hardware.targets import Feature, Target
+from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.moe.kernels.grouped import grouped_kernel
 from sparkwell.ops.moe.operand import Operand
+from sparkwell.ops.moe.kernels.streamed import streamed
 from sparkwell.ops.moe.schedule import Problem
 from sparkwell.ops.schedule import Choice
 
@@ -68,6 +70,7 @@ def product(
     gather: bool = False,
     scatter: bool = False,
     turns: int = 0,
+    parts: int = 1,
     add: torch.Tensor | None = None,
 ) -> None:
     """gather: x by a pair's row.  scatter: y by the pair.  add: to the product, may be y itself.
@@ -75,6 +78,12 @@ def product(
     Where the schedule is turned, x is (`turned`).  turns: bits of the codes for which y is to be.
     """
     s, p = choice.schedule, problem
+    if s.streamed:
+        sms = device_of(y.device).sms
+        streamed(
+            y, x.values, weight, layout, choice, p, turns=turns, parts=parts, sms=sms
+        )
+        return
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
     convert = convert and not s.turned  # which takes codes out of words by integer steps
@@ -99,7 +108,7 @@ def product(
 
 def bits(choice: Choice, weight: Operand) -> int:
     """Of the codes for which a schedule wants x turned; 0: it does not."""
-    return 0 if not choice.schedule.turned else 8 if weight.kind.startswith("fp8") else 4
+    return 0 if not choice.schedule.turned else 256 if choice.schedule.streamed else 8 if weight.kind.startswith("fp8") else 4
 
 
 def turned(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -107,6 +116,9 @@ def turned(x: torch.Tensor, bits: int) -> torch.Tensor:
     if not bits:
         return x
     rows, k = x.shape
+    if bits == 256:
+        parts = x.reshape(rows, k // 256, 4, 4, 2, 2, 2, 2)
+        return parts.permute(0, 1, 3, 4, 6, 7, 2, 5).reshape(rows, k)
     pairs = 16 // bits  # of a word
     parts = x.reshape(rows, k // (8 * pairs), 4, 2, pairs)
     return parts.permute(0, 1, 4, 2, 3).reshape(rows, k)

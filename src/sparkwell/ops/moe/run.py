@@ -19,6 +19,7 @@ from sparkwell.ops.launch import launch
 from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
+from sparkwell.ops.moe.kernels.streamed import RESIDENT
 from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
@@ -77,9 +78,11 @@ def experts_rows(
     product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
-    parts = torch.empty(len(flat), width, dtype=torch.float32, device=x.device)
-    product(parts, _rows(hidden, drop), back, tiles, chosen[1], drop, scatter=True)
-    _combine(out, parts, weights, flat, tiles)
+    split = _split(chosen[1], drop, tiles, device)
+    parts = torch.empty(len(flat) * split, width, dtype=torch.float32, device=x.device)
+    rows_back = _rows(hidden, drop)
+    product(parts, rows_back, back, tiles, chosen[1], drop, scatter=True, parts=split)
+    _combine(out, parts, weights, flat, tiles, split)
     return out
 
 
@@ -152,7 +155,7 @@ def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[
     sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
     sizes += [(back, width, inner, False, 4, inner * half)]
     found = [
-        Problem(o.kind, kind, tall, n, k, gated, o.factored, size, o.aligned and step % 16 == 0)
+        Problem(o.kind, kind, tall, n, k, gated, o.factored, size, o.aligned and step % 16 == 0, o.stacked)
         for o, n, k, gated, size, step in sizes
     ]
     if not all(map(regular, found)):
@@ -187,12 +190,21 @@ def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: 
     return Layout("sorted", num, num_experts, None, pair, table, first, per_row)
 
 
+def _split(choice: Choice, p: Problem, tiles: Layout, device: Device) -> int:
+    """Parts of the columns that have units of their own: 2 where that fills blocks better."""
+    if not choice.schedule.streamed:
+        return 1
+    units, slots = tiles.tiles * triton.cdiv(p.n, choice.schedule.block_n), RESIDENT * device.sms
+    return 2 if triton.cdiv(2 * units, slots) < 2 * triton.cdiv(units, slots) else 1
+
+
 def _combine(
     out: torch.Tensor,
     parts: torch.Tensor,
     weights: torch.Tensor,
     ids: torch.Tensor,
     tiles: Layout,
+    split: int,
 ) -> None:
     rows, width = out.shape
     choice = pick("experts", COMBINE, CombineProblem(width), device_of(out.device).target)
@@ -200,5 +212,5 @@ def _combine(
     launch(
         combine_kernel, (rows, triton.cdiv(width, block)), out, parts, weights, ids, tiles.first,
         tiles.experts, tiles.per_row, width, weights.stride(0), weights.stride(1), choice=choice,
-        BLOCK=block,
+        BLOCK=block, PARTS=split,
     )  # fmt: skip

@@ -36,6 +36,7 @@ class Problem:
     group: columns whose sums share a factor; 0: the operand has its scales in it.
     result: bytes of a value of the result.
     aligned: rows of every operand start at multiples of 16 bytes.
+    stacked: rows of all experts, scales' too, have one distance, a multiple of 16 bytes.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Problem:
     group: int = 0
     result: int = 4
     aligned: bool = True
+    stacked: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Schedule:
 
     block_k 0: as many as a group allows, 32 at most.
     turned: columns of x come in the order in which threads hold a weight's codes.
+    streamed: blocks stay, one warp copies; each part of k may have blocks of its own.
     """
 
     block_m: int
@@ -63,6 +66,7 @@ class Schedule:
     num_warps: int
     num_stages: int = 1
     turned: bool = False
+    streamed: bool = False
 
     def step(self, group: int) -> int:
         """Columns at a time, for groups of `group` columns."""
@@ -203,6 +207,18 @@ def _rows(
     return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
 
 
+def _streams(name: str, s: Schedule, gated: bool) -> list[Row]:
+    """A Hopper row of NVFP4 by few rows."""
+
+    def when(p: Problem) -> bool:
+        fits = p.kind == "nvfp4" and p.type in ("bf16", "fp16") and p.height == s.block_m
+        whole = p.k % s.block_k == 0 and (p.gated or p.n % 32 == 0)
+        return p.aligned and p.stacked and fits and whole and p.gated == gated
+
+    serves = f"nvfp4; 16-bit x, k of {s.block_k} n, experts side by side, tiles of {s.block_m}"
+    return [Row(name, s, frozenset({90}), when, serves, HGMMA)]
+
+
 def _odd(name: str, s: Schedule, exact: bool) -> list[Row]:
     def when(p: Problem) -> bool:
         fits = p.height == s.block_m and p.group % 16 == 0
@@ -225,6 +241,8 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
+    *_streams("fp4-streamed", Schedule(16, 64, 256, 4, 3, True, True), True),
+    *_streams("fp4-streamed-back", Schedule(16, 128, 256, 4, 3, True, True), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),

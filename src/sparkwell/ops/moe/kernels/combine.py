@@ -11,7 +11,7 @@ import triton.language as tl
 @triton.jit
 def combine_kernel(
     y_ptr, part_ptr, weight_ptr, id_ptr, first_expert, num_experts, k, width, stride_t, stride_k,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -21,7 +21,10 @@ def combine_kernel(
     for j in range(k):  # in the order of the list
         expert = tl.load(id_ptr + t * k + j).to(tl.int64) - first_expert
         if (expert >= 0) & (expert < num_experts):
-            part = tl.load(part_ptr + (t * k + j) * width + cols, mask=mask, other=0.0)
+            part = tl.zeros((BLOCK,), tl.float32)
+            for p in tl.static_range(PARTS):
+                at = part_ptr + ((t * k + j) * PARTS + p) * width + cols
+                part += tl.load(at, mask=mask, other=0.0)
             weight = tl.load(weight_ptr + t * stride_t + j * stride_k).to(tl.float32)
             total += part * weight
     tl.store(y_ptr + t * width + cols, total.to(y_ptr.dtype.element_ty), mask=mask)

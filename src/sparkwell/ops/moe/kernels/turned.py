@@ -47,7 +47,10 @@ _OUTPUTS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r")
 @triton.jit
 def turned_place(column, BITS: tl.constexpr):
     """Where a column of x stands in rows for codes of BITS bits."""
-    if BITS == 4:
+    if BITS == 256:
+        place = column // 256 * 256 + column % 64 // 16 * 64 + column % 16 // 8 * 32
+        place += column % 4 // 2 * 16 + column % 2 * 8 + column % 256 // 64 * 2 + column % 8 // 4
+    elif BITS == 4:
         place = column // 32 * 32 + column % 4 * 8 + column % 32 // 8 * 2 + column % 8 // 4
     else:
         place = column // 16 * 16 + column % 2 * 8 + column % 16 // 4 * 2 + column % 4 // 2

@@ -1,0 +1,322 @@
+"""NVFP4 experts of few rows where warps have roles: one copies, two groups of four multiply.
+
+y[to(p)] = W[e] x[from(p)]  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)      as `grouped`
+
+Blocks stay, and walk over units: a tile of positions by 128 rows of its expert's weight (gated: 64
+of either half).  The copying warp runs ahead of the others, into the next unit too, so that memory
+is never idle; parts of the columns are units of their own where there are few.
+
+A thread's share of 64 columns of an operand is one word of codes a pair of instructions.  Here it
+takes 64 neighbouring codes of 256, with all their four scales, and rows of x come with their
+columns in the order that this makes (`streamed_place`): 64 t + 16 g + 8 j + 4 e + 2 b + h stands
+at 64 g + 32 j + 16 b + 8 h + 2 t + e.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from sparkwell.ops.launch import launch
+from sparkwell.ops.moe.kernels.places import tile_rows
+from sparkwell.ops.moe.kernels.turned import turned_place
+
+GROUPS: gl.constexpr = gl.constexpr(2)
+TILE: gl.constexpr = gl.constexpr(64)  # rows of a group: a wgmma's
+HALF: gl.constexpr = gl.constexpr(32)
+STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
+LEFT: gl.constexpr = gl.constexpr(128.0)  # what tiles lack
+
+
+@gluon.constexpr_function
+def _factors_text(BF16):
+    """PTX: words of four e4m3 scales of two rows.  -> each of them, times 2^119 or 2^7, twice"""
+    left, right, mask = (4, 4, "0x07F007F0") if BF16 else (7, 1, "0x3F803F80")
+    lifts = ("0x7B807B80", "0x7B007B00") if BF16 else ("0x78007800",)
+    kind = "bf16x2" if BF16 else "f16x2"
+    text = ["{ .reg .b32 s, a, b, k;"]
+    for row in range(2):
+        word = f"${8 + row}"
+        text += [f"shl.b32 a, {word}, {left}; and.b32 a, a, {mask}; shl.b32 s, {word}, 8;"]
+        text += ["lop3.b32 a, s, 0x80008000, a, 0xEA;"]
+        text += [f"shr.b32 b, {word}, {right}; and.b32 b, b, {mask};"]
+        text += [f"lop3.b32 b, {word}, 0x80008000, b, 0xEA;"]
+        for lift in lifts:
+            text += [f"mov.b32 k, {lift}; mul.rn.{kind} a, a, k; mul.rn.{kind} b, b, k;"]
+        for scale in range(4):
+            half = "ab"[scale % 2]
+            text += [f"prmt.b32 ${2 * scale + row}, {half}, {half}, {('0x1010', '0x3232')[scale // 2]};"]
+    return "\n".join(text) + " }"
+
+
+@gluon.constexpr_function
+def _values_text(G, BF16):
+    """PTX: 16 codes of two rows, words 2 G and 2 G + 1 of 8, times factors of two.
+
+    -> operands of four instructions: pairs p and p + 1 of a word, of either row.
+    """
+    first, mask = (6, "0x01C001C0") if BF16 else (9, "0x0E000E00")
+    kind = "bf16x2" if BF16 else "f16x2"
+    text = ["{ .reg .b32 s, m;"]
+    for step in range(4):
+        for h in range(2):
+            for row in range(2):
+                word, pair = f"${32 + 8 * row + 2 * G + step // 2}", 2 * (step % 2) + h
+                shift, out = first - 4 * pair, 8 * step + 4 * h + 2 * row
+                text += [f"sh{'l' if shift > 0 else 'r'}.b32 m, {word}, {abs(shift)};"]
+                text += [f"and.b32 m, m, {mask}; shl.b32 s, {word}, {12 - 4 * pair};"]
+                text += ["lop3.b32 m, s, 0x80008000, m, 0xEA;"]
+                text += [f"mul.rn.{kind} m, m, ${48 + row}; mov.b32 {{${out}, ${out + 1}}}, m;"]
+    return "\n".join(text) + " }"
+
+
+@gluon.constexpr_function
+def _operand(TYPE, layout):
+    return gl.distributed_type(TYPE, [TILE.value, 64], layout)
+
+
+@gluon.jit
+def _values(words, factor, G: gl.constexpr, TYPE: gl.constexpr, layout: gl.constexpr):
+    return gl.inline_asm(
+        _values_text(G, TYPE == gl.bfloat16), ("=h", "r", "r"), [words, factor],
+        _operand(TYPE, layout), is_pure=True,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _unit(
+    unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
+    LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
+):  # fmt: skip
+    """Its expert, first position and positions; first output; first and last step of columns."""
+    EACH: gl.constexpr = TILE if GATED else GROUPS * TILE
+    part, block = unit % PARTS, unit // PARTS
+    blocks = (n + EACH - 1) // EACH
+    expert, first, count = tile_rows(
+        block // blocks, tile_ptr, id_ptr, tiles, first_expert, num_experts, 0, LAYOUT, 1, ROWS
+    )
+    steps = k // STEP
+    low, high = part * steps // PARTS, (part + 1) * steps // PARTS
+    high = gl.where(expert < 0, low, high)
+    count = gl.where(expert < 0, 0, count)
+    return gl.maximum(expert, 0), first, count, block % blocks * EACH, part, low, high
+
+
+@gluon.jit
+def _copy(
+    w_tiles, s_tiles, x_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units, tiles,
+    first_expert, num_experts, n, k, per_row, stride_x,
+    LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
+    STAGES: gl.constexpr,
+):  # fmt: skip
+    """Codes, scales and rows of x to a ring of STAGES."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [1, 1], [1, 0])
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, layout))
+    column = gl.arange(0, STEP, gl.SliceLayout(0, layout))
+    at = 0
+    for unit in range(gl.program_id(0), units, gl.num_programs(0)):
+        expert, first, count, outer, _, low, high = _unit(
+            unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
+            LAYOUT, ROWS, PARTS, GATED,
+        )  # fmt: skip
+        source = first + row
+        if GATED:
+            if pair_ptr is not None:
+                source = gl.load(pair_ptr + source, mask=row < count, other=0).to(gl.int64)
+            source = source // per_row
+        x_row = x_ptr + source * stride_x
+        for step in range(low, high):
+            stage, turn = at % STAGES, (at // STAGES) & 1
+            mbarrier.wait(free.index(stage), turn ^ 1)
+            mbarrier.expect(ready.index(stage), GROUPS * TILE * (STEP // 2 + STEP // 16))
+            for group in gl.static_range(GROUPS):
+                to = stage * GROUPS + group
+                if GATED:
+                    a, b = expert.to(gl.int32) * 2, outer + group * HALF
+                else:
+                    a, b = (expert.to(gl.int32) * n + outer + group * TILE) // HALF, 0
+                tma.async_load(w_tiles, [a, b, step * (STEP // 8)], ready.index(stage), ws.index(to))
+                tma.async_load(s_tiles, [a, b, step * (STEP // 64)], ready.index(stage), ss.index(to))
+            async_copy.async_load(
+                xs.index(stage),
+                x_row[:, None] + (step * STEP + column)[None, :],
+                mask=(row < count)[:, None],
+            )
+            async_copy.mbarrier_arrive(ready.index(stage), increment_count=False)
+            at += 1
+
+
+@gluon.jit
+def _sums(
+    ws, ss, xs, ready, free, at, steps, GROUP: gl.constexpr, ROWS: gl.constexpr,
+    STAGES: gl.constexpr, TYPE: gl.constexpr, layout: gl.constexpr,
+):  # fmt: skip
+    """Of the group's 64 rows.  -> [TILE, ROWS]"""
+    of_words: gl.constexpr = gl.DistributedLinearLayout(
+        [[0, 0, 1], [0, 0, 2], [0, 0, 4], [1, 0, 0]],
+        [[0, 0, 8], [0, 0, 16], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
+        [[0, 8, 0], [0, 16, 0]], [], [2, 32, 32],
+    )  # fmt: skip
+    of_scales: gl.constexpr = gl.DistributedLinearLayout(
+        [[1, 0, 0]], [[0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
+        [[0, 8, 0], [0, 16, 0]], [], [2, 32, 4],
+    )  # fmt: skip
+    operand: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
+    total = gl.zeros([TILE, ROWS], gl.float32, layout)
+    for i in range(steps):
+        stage, turn = (at + i) % STAGES, ((at + i) // STAGES) & 1
+        mbarrier.wait(ready.index(stage), turn)
+        fence_async_shared()
+        words = ws.index(stage * GROUPS + GROUP).load(of_words)
+        scales = ss.index(stage * GROUPS + GROUP).load(of_scales)
+        factors = gl.inline_asm(
+            _factors_text(TYPE == gl.bfloat16), ("=r", "=r", "=r", "=r", "r"), [scales],
+            (scales.type, scales.type, scales.type, scales.type), is_pure=True,
+        )  # fmt: skip
+        x = xs.index(stage)
+        a0 = _values(words, factors[0], 0, TYPE, operand)
+        total = warpgroup_mma(a0, x.slice(0, 64, 1).permute([1, 0]), total, is_async=True)
+        a1 = _values(words, factors[1], 1, TYPE, operand)
+        total = warpgroup_mma(a1, x.slice(64, 64, 1).permute([1, 0]), total, is_async=True)
+        a2 = _values(words, factors[2], 2, TYPE, operand)
+        total = warpgroup_mma(a2, x.slice(128, 64, 1).permute([1, 0]), total, is_async=True)
+        a3 = _values(words, factors[3], 3, TYPE, operand)
+        total = warpgroup_mma(a3, x.slice(192, 64, 1).permute([1, 0]), total, is_async=True)
+        total = warpgroup_mma_wait(0, deps=[total])
+        mbarrier.arrive(free.index(stage), count=1)
+    return total
+
+
+@gluon.jit
+def _multiply(
+    y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units, tiles,
+    first_expert, num_experts, n, k, stride_y, stride_re,
+    GROUP: gl.constexpr, LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
+    GATED: gl.constexpr, STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
+):  # fmt: skip
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, 16])
+    flat: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, 4], [0, 1])
+    m = gl.arange(0, TILE, gl.SliceLayout(1, layout))
+    half, place = m // 8 % 2, m // 16 * 8 + m % 8  # where a row of the product stands
+    at = 0
+    for unit in range(gl.program_id(0), units, gl.num_programs(0)):
+        expert, first, count, outer, part, low, high = _unit(
+            unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
+            LAYOUT, ROWS, PARTS, GATED,
+        )  # fmt: skip
+        if GATED:
+            of_row = half * n + outer + GROUP * HALF + place
+            known = outer + GROUP * HALF + place < n
+        else:
+            of_row = outer + GROUP * TILE + half * HALF + place
+            known = of_row < n
+        factor = gl.load(row_scale_ptr + expert * stride_re + of_row, mask=known, other=0.0)
+        total = _sums(
+            ws, ss, xs, ready, free, at, high - low, GROUP, ROWS, STAGES, TYPE, layout
+        )
+        at += high - low
+        total = total * (factor * LEFT)[:, None]
+        if GATED:
+            gate, up = gl.split(total.reshape([4, 2, 8, ROWS]).permute([0, 2, 3, 1]))
+            total = (gate / (1.0 + gl.exp(-gate)) * up).reshape([HALF, ROWS])
+            total = gl.convert_layout(total, flat)
+            row = gl.arange(0, ROWS, gl.SliceLayout(0, flat))
+            column = outer + GROUP * HALF + gl.arange(0, HALF, gl.SliceLayout(1, flat))
+            goal = first + row
+            mask = (column < n)[:, None] & (row < count)[None, :]
+            if TURNS:
+                column = turned_place(column, TURNS)
+        else:
+            row = gl.arange(0, ROWS, gl.SliceLayout(0, layout))
+            goal = first + row
+            if pair_ptr is not None:
+                goal = gl.load(pair_ptr + goal, mask=row < count, other=0).to(gl.int64)
+            goal = goal * PARTS + part
+            column = of_row
+            mask = known[:, None] & (row < count)[None, :]
+        to = y_ptr + goal[None, :] * stride_y + column[:, None]
+        gl.store(to, total.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@gluon.jit
+def streamed_kernel(
+    y_ptr, x_ptr, w_tiles, s_tiles, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, first_expert,
+    num_experts, n, k, units, tiles, per_row, stride_y, stride_x, stride_re,
+    LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
+    STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
+):  # fmt: skip
+    codes: gl.constexpr = gl.NVMMASharedLayout(128, 32, rank=3)
+    bytes_: gl.constexpr = gl.NVMMASharedLayout(0, 32, rank=3)
+    rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, STEP], TYPE)
+    ws = gl.allocate_shared_memory(gl.int32, [STAGES * GROUPS, 2, HALF, STEP // 8], codes)
+    ss = gl.allocate_shared_memory(gl.int32, [STAGES * GROUPS, 2, HALF, STEP // 64], bytes_)
+    xs = gl.allocate_shared_memory(TYPE, [STAGES, ROWS, STEP], rows)
+    ready = mbarrier.allocate_mbarrier(batch=STAGES)
+    free = mbarrier.allocate_mbarrier(batch=STAGES)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), count=1 + 32)
+        mbarrier.init(free.index(stage), count=GROUPS)
+    fence_async_shared()
+    gl.warp_specialize(
+        [
+            (_multiply, (
+                y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
+                tiles, first_expert, num_experts, n, k, stride_y, stride_re,
+                0, LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
+            )),
+            (_multiply, (
+                y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
+                tiles, first_expert, num_experts, n, k, stride_y, stride_re,
+                1, LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
+            )),
+            (_copy, (
+                w_tiles, s_tiles, x_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free,
+                units, tiles, first_expert, num_experts, n, k, per_row, stride_x,
+                LAYOUT, ROWS, PARTS, GATED, STAGES,
+            )),
+        ],
+        [4, 1],
+        [96, 40],
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- launch
+
+RESIDENT = 2  # blocks of a multiprocessor
+
+
+def streamed(y, x, weight, layout, choice, problem, *, turns, parts, sms):
+    """Both products; each of the parts of the columns has a row of y."""
+    s, p = choice.schedule, problem
+    units = layout.tiles * triton.cdiv(p.n, s.block_n) * parts
+    launch(
+        streamed_kernel, (min(units, RESIDENT * sms),), y, x, _tiles(weight.values, p, STEP.value // 8),
+        _tiles(weight.scales, p, STEP.value // 64), weight.row_scales, layout.pairs, layout.table,
+        layout.ids, layout.first, layout.experts, p.n, p.k, units, layout.tiles, layout.per_row,
+        y.stride(0), x.stride(0), weight.row_scales.stride(0),
+        choice=choice, LAYOUT=layout.name, ROWS=s.block_m, PARTS=parts, GATED=p.gated,
+        STAGES=s.num_stages, TYPE=getattr(gl, str(x.dtype).removeprefix("torch.")), TURNS=turns,
+        maxnreg=80,
+    )  # fmt: skip
+
+
+def _tiles(stack, problem, width):
+    """Tiles of [2, HALF, width] words over [E, n, bytes]: halves of an expert, or neighbours."""
+    words = stack.view(torch.int32)
+    experts, rows, columns = words.shape
+    each = problem.n if problem.gated else HALF.value
+    layout = gl.NVMMASharedLayout(128 if width == 32 else 0, 32, rank=3)
+    return TensorDescriptor(
+        words, [experts * rows // each, each, columns],
+        [each * words.stride(1), words.stride(1), 1], [2, HALF.value, width], layout,
+    )  # fmt: skip
