@@ -24,6 +24,7 @@ from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
     COMBINE,
+    FEW,
     FP4_STEP,
     GROUP,
     SHORT,
@@ -36,6 +37,7 @@ from sparkwell.ops.moe.schedule import (
     narrowed,
     regular,
     shared,
+    streams,
 )
 from sparkwell.ops.quantize import quantize_activations
 from sparkwell.ops.ragged import unit_stride
@@ -65,8 +67,8 @@ def experts_rows(
     if not out.numel():
         return out
     ordered = x if up.order is None else x.index_select(1, up.order)
-    lift, drop = _problems(ordered, up, back, len(flat))
     device = device_of(x.device)
+    lift, drop = _problems(ordered, up, back, len(flat), device.target.sm)
     target, each = device.target, len(flat) / min(len(flat), num_experts)
     if narrow := _narrow(lift, drop, gate_up, device, arithmetic, each):
         lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
@@ -144,7 +146,9 @@ def _lacking(wanted: str, problems: tuple[Problem, Problem], target: Target) -> 
     return f"wants rows at multiples of 16 bytes, k of {step} n{blocks} columns"
 
 
-def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[Problem, Problem]:
+def _problems(
+    x: torch.Tensor, up: Operand, back: Operand, pairs: int, sm: int
+) -> tuple[Problem, Problem]:
     """Both products; of one tile height, since one table of tiles serves both."""
     num_experts, width, inner = back.shape
     kind = TYPES[x.dtype]
@@ -160,6 +164,8 @@ def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[
     ]
     if not all(map(regular, found)):
         found = [replace(problem, height=SHORT) for problem in found]
+    elif pairs <= FEW * min(pairs, num_experts) and sm == 90 and all(map(streams, found)):
+        found = [replace(problem, height=SHORT // 2) for problem in found]
     return found[0], found[1]
 
 

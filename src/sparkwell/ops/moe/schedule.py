@@ -24,7 +24,9 @@ STEP = 32  # columns at a time where a row of the table does not say
 WHOLE = 64  # what k and groups are multiples of where a row says
 GROUP = 128  # columns of FP8 operands that share a scale
 FP4_STEP = 256  # columns at a time where both operands are NVFP4
-SHORT = 16  # the least height of a tile
+STREAM = 256  # columns at a time where one warp copies
+SHORT = 16  # the least height of a tile but of streams
+FEW = 4  # rows of an expert for which streams have tiles of half that
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ def height(pairs: int, num_experts: int) -> int:
     """Positions of a tile: few where an expert has few, since those of a tile cost all alike."""
     each = pairs / max(1, min(pairs, num_experts))
     return SHORT if each <= SHORT else 64 if each <= 64 else 128
+
+
+def streams(p: Problem) -> bool:
+    """Whether a weight can be copied by tiles, and its products take parts of the columns."""
+    whole = p.k % STREAM == 0 and (p.gated or p.n % 64 == 0)
+    return p.kind == "nvfp4" and p.type in ("bf16", "fp16") and p.stacked and p.aligned and whole
 
 
 def narrowed(p: Problem, kind: str, target: Target) -> Problem:
@@ -211,12 +219,13 @@ def _streams(name: str, s: Schedule, gated: bool) -> list[Row]:
     """A Hopper row of NVFP4 by few rows."""
 
     def when(p: Problem) -> bool:
-        fits = p.kind == "nvfp4" and p.type in ("bf16", "fp16") and p.height == s.block_m
-        whole = p.k % s.block_k == 0 and (p.gated or p.n % 32 == 0)
-        return p.aligned and p.stacked and fits and whole and p.gated == gated
+        return streams(p) and p.height == s.block_m and p.gated == gated
 
-    serves = f"nvfp4; 16-bit x, k of {s.block_k} n, experts side by side, tiles of {s.block_m}"
-    return [Row(name, s, frozenset({90}), when, serves, HGMMA)]
+    serves = (
+        f"nvfp4; 16-bit x, k of {STREAM} n, experts side by side, tiles of {s.block_m}, "
+        f"{'' if gated else 'not '}gated"
+    )
+    return [Row(name, s, frozenset({90}), when, serves, HMMA)]
 
 
 def _odd(name: str, s: Schedule, exact: bool) -> list[Row]:
@@ -241,8 +250,10 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
-    *_streams("fp4-streamed", Schedule(16, 64, 256, 4, 3, True, True), True),
-    *_streams("fp4-streamed-back", Schedule(16, 128, 256, 4, 3, True, True), False),
+    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 8, 4, True, True),   True),
+    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 8, 4, True, True),  False),
+    *_streams("fp4-streamed-16", Schedule(16, 64, 256, 8, 3, True, True),  True),
+    *_streams("fp4-streamed-16", Schedule(16, 128, 256, 8, 3, True, True), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),

@@ -1,4 +1,4 @@
-"""NVFP4 experts of few rows where warps have roles: one copies, two groups of four multiply.
+"""NVFP4 experts of few rows where warps have roles: one copies, eight multiply.
 
 y[to(p)] = W[e] x[from(p)]  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)      as `grouped`
 
@@ -21,9 +21,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     async_copy,
     fence_async_shared,
     mbarrier,
+    mma_v2,
     tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -31,9 +30,9 @@ from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.turned import turned_place
 
-GROUPS: gl.constexpr = gl.constexpr(2)
-TILE: gl.constexpr = gl.constexpr(64)  # rows of a group: a wgmma's
-HALF: gl.constexpr = gl.constexpr(32)
+WARPS: gl.constexpr = gl.constexpr(8)  # that multiply: 16 rows each
+TILE: gl.constexpr = gl.constexpr(128)
+HALF: gl.constexpr = gl.constexpr(64)
 STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
 LEFT: gl.constexpr = gl.constexpr(128.0)  # what tiles lack
 
@@ -99,7 +98,7 @@ def _unit(
     LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
 ):  # fmt: skip
     """Its expert, first position and positions; first output; first and last step of columns."""
-    EACH: gl.constexpr = TILE if GATED else GROUPS * TILE
+    EACH: gl.constexpr = HALF if GATED else TILE
     part, block = unit % PARTS, unit // PARTS
     blocks = (n + EACH - 1) // EACH
     expert, first, count = tile_rows(
@@ -135,65 +134,67 @@ def _copy(
                 source = gl.load(pair_ptr + source, mask=row < count, other=0).to(gl.int64)
             source = source // per_row
         x_row = x_ptr + source * stride_x
+        if GATED:
+            a, b = expert.to(gl.int32) * 2, outer
+        else:
+            a, b = (expert.to(gl.int32) * n + outer) // HALF, 0
         for step in range(low, high):
             stage, turn = at % STAGES, (at // STAGES) & 1
             mbarrier.wait(free.index(stage), turn ^ 1)
-            mbarrier.expect(ready.index(stage), GROUPS * TILE * (STEP // 2 + STEP // 16))
-            for group in gl.static_range(GROUPS):
-                to = stage * GROUPS + group
-                if GATED:
-                    a, b = expert.to(gl.int32) * 2, outer + group * HALF
-                else:
-                    a, b = (expert.to(gl.int32) * n + outer + group * TILE) // HALF, 0
-                tma.async_load(w_tiles, [a, b, step * (STEP // 8)], ready.index(stage), ws.index(to))
-                tma.async_load(s_tiles, [a, b, step * (STEP // 64)], ready.index(stage), ss.index(to))
+            full = ready.index(stage)
+            mbarrier.expect(full, TILE * (STEP // 2 + STEP // 16))
+            tma.async_load(w_tiles, [a, b, step * (STEP // 8)], full, ws.index(stage))
+            tma.async_load(s_tiles, [a, b, step * (STEP // 64)], full, ss.index(stage))
             async_copy.async_load(
                 xs.index(stage),
                 x_row[:, None] + (step * STEP + column)[None, :],
                 mask=(row < count)[:, None],
             )
-            async_copy.mbarrier_arrive(ready.index(stage), increment_count=False)
+            async_copy.mbarrier_arrive(full, increment_count=False)
             at += 1
 
 
 @gluon.jit
+def _arrive(barrier):
+    """Of each warp one thread, when all of it have come; none waits for another warp."""
+    gl.inline_asm(
+        "{ .reg .pred p; .reg .b32 l; .reg .b64 s; bar.warp.sync -1; mov.u32 l, %laneid;"
+        " setp.eq.u32 p, l, 0; @p mbarrier.arrive.shared.b64 s, [$0]; }",
+        ("r",), [barrier],
+    )  # fmt: skip
+
+
+@gluon.jit
 def _sums(
-    ws, ss, xs, ready, free, at, steps, GROUP: gl.constexpr, ROWS: gl.constexpr,
-    STAGES: gl.constexpr, TYPE: gl.constexpr, layout: gl.constexpr,
+    ws, ss, xs, ready, free, at, steps, ROWS: gl.constexpr, STAGES: gl.constexpr,
+    TYPE: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
-    """Of the group's 64 rows.  -> [TILE, ROWS]"""
+    """[TILE, ROWS]: rows of the tile in the product's order, 8 of one half and 8 of the other."""
     of_words: gl.constexpr = gl.DistributedLinearLayout(
         [[0, 0, 1], [0, 0, 2], [0, 0, 4], [1, 0, 0]],
         [[0, 0, 8], [0, 0, 16], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
-        [[0, 8, 0], [0, 16, 0]], [], [2, 32, 32],
+        [[0, 8, 0], [0, 16, 0], [0, 32, 0]], [], [2, 64, 32],
     )  # fmt: skip
     of_scales: gl.constexpr = gl.DistributedLinearLayout(
         [[1, 0, 0]], [[0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
-        [[0, 8, 0], [0, 16, 0]], [], [2, 32, 4],
+        [[0, 8, 0], [0, 16, 0], [0, 32, 0]], [], [2, 64, 4],
     )  # fmt: skip
-    operand: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
+    left: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
+    right: gl.constexpr = gl.DotOperandLayout(1, layout, 2)
     total = gl.zeros([TILE, ROWS], gl.float32, layout)
     for i in range(steps):
         stage, turn = (at + i) % STAGES, ((at + i) // STAGES) & 1
         mbarrier.wait(ready.index(stage), turn)
-        fence_async_shared()
-        words = ws.index(stage * GROUPS + GROUP).load(of_words)
-        scales = ss.index(stage * GROUPS + GROUP).load(of_scales)
+        words = ws.index(stage).load(of_words)
+        scales = ss.index(stage).load(of_scales)
         factors = gl.inline_asm(
             _factors_text(TYPE == gl.bfloat16), ("=r", "=r", "=r", "=r", "r"), [scales],
             (scales.type, scales.type, scales.type, scales.type), is_pure=True,
         )  # fmt: skip
-        x = xs.index(stage)
-        a0 = _values(words, factors[0], 0, TYPE, operand)
-        total = warpgroup_mma(a0, x.slice(0, 64, 1).permute([1, 0]), total, is_async=True)
-        a1 = _values(words, factors[1], 1, TYPE, operand)
-        total = warpgroup_mma(a1, x.slice(64, 64, 1).permute([1, 0]), total, is_async=True)
-        a2 = _values(words, factors[2], 2, TYPE, operand)
-        total = warpgroup_mma(a2, x.slice(128, 64, 1).permute([1, 0]), total, is_async=True)
-        a3 = _values(words, factors[3], 3, TYPE, operand)
-        total = warpgroup_mma(a3, x.slice(192, 64, 1).permute([1, 0]), total, is_async=True)
-        total = warpgroup_mma_wait(0, deps=[total])
-        mbarrier.arrive(free.index(stage), count=1)
+        for g in gl.static_range(4):
+            x = xs.index(stage).slice(64 * g, 64, 1).permute([1, 0]).load(right)
+            total = mma_v2(_values(words, factors[g], g, TYPE, left), x, total)
+        _arrive(free.index(stage))
     return total
 
 
@@ -201,11 +202,11 @@ def _sums(
 def _multiply(
     y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units, tiles,
     first_expert, num_experts, n, k, stride_y, stride_re,
-    GROUP: gl.constexpr, LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
+    LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
     GATED: gl.constexpr, STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, 16])
-    flat: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, 4], [0, 1])
+    layout: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1], [16, 8])
+    flat: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [2, WARPS // 2], [0, 1])
     m = gl.arange(0, TILE, gl.SliceLayout(1, layout))
     half, place = m // 8 % 2, m // 16 * 8 + m % 8  # where a row of the product stands
     at = 0
@@ -215,23 +216,21 @@ def _multiply(
             LAYOUT, ROWS, PARTS, GATED,
         )  # fmt: skip
         if GATED:
-            of_row = half * n + outer + GROUP * HALF + place
-            known = outer + GROUP * HALF + place < n
+            of_row = half * n + outer + place
+            known = outer + place < n
         else:
-            of_row = outer + GROUP * TILE + half * HALF + place
+            of_row = outer + half * HALF + place
             known = of_row < n
         factor = gl.load(row_scale_ptr + expert * stride_re + of_row, mask=known, other=0.0)
-        total = _sums(
-            ws, ss, xs, ready, free, at, high - low, GROUP, ROWS, STAGES, TYPE, layout
-        )
+        total = _sums(ws, ss, xs, ready, free, at, high - low, ROWS, STAGES, TYPE, layout)
         at += high - low
         total = total * (factor * LEFT)[:, None]
         if GATED:
-            gate, up = gl.split(total.reshape([4, 2, 8, ROWS]).permute([0, 2, 3, 1]))
+            gate, up = gl.split(total.reshape([WARPS, 2, 8, ROWS]).permute([0, 2, 3, 1]))
             total = (gate / (1.0 + gl.exp(-gate)) * up).reshape([HALF, ROWS])
             total = gl.convert_layout(total, flat)
             row = gl.arange(0, ROWS, gl.SliceLayout(0, flat))
-            column = outer + GROUP * HALF + gl.arange(0, HALF, gl.SliceLayout(1, flat))
+            column = outer + gl.arange(0, HALF, gl.SliceLayout(1, flat))
             goal = first + row
             mask = (column < n)[:, None] & (row < count)[None, :]
             if TURNS:
@@ -258,26 +257,21 @@ def streamed_kernel(
     codes: gl.constexpr = gl.NVMMASharedLayout(128, 32, rank=3)
     bytes_: gl.constexpr = gl.NVMMASharedLayout(0, 32, rank=3)
     rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, STEP], TYPE)
-    ws = gl.allocate_shared_memory(gl.int32, [STAGES * GROUPS, 2, HALF, STEP // 8], codes)
-    ss = gl.allocate_shared_memory(gl.int32, [STAGES * GROUPS, 2, HALF, STEP // 64], bytes_)
+    ws = gl.allocate_shared_memory(gl.int32, [STAGES, 2, HALF, STEP // 8], codes)
+    ss = gl.allocate_shared_memory(gl.int32, [STAGES, 2, HALF, STEP // 64], bytes_)
     xs = gl.allocate_shared_memory(TYPE, [STAGES, ROWS, STEP], rows)
     ready = mbarrier.allocate_mbarrier(batch=STAGES)
     free = mbarrier.allocate_mbarrier(batch=STAGES)
     for stage in gl.static_range(STAGES):
         mbarrier.init(ready.index(stage), count=1 + 32)
-        mbarrier.init(free.index(stage), count=GROUPS)
+        mbarrier.init(free.index(stage), count=WARPS)
     fence_async_shared()
     gl.warp_specialize(
         [
             (_multiply, (
                 y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
                 tiles, first_expert, num_experts, n, k, stride_y, stride_re,
-                0, LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
-            )),
-            (_multiply, (
-                y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
-                tiles, first_expert, num_experts, n, k, stride_y, stride_re,
-                1, LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
+                LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
             )),
             (_copy, (
                 w_tiles, s_tiles, x_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free,
@@ -285,8 +279,8 @@ def streamed_kernel(
                 LAYOUT, ROWS, PARTS, GATED, STAGES,
             )),
         ],
-        [4, 1],
-        [96, 40],
+        [1],
+        [40],
     )  # fmt: skip
 
 
