@@ -155,12 +155,22 @@ def _copy(
 
 
 @gluon.jit
+def _await(barrier, turn):
+    """As mbarrier.wait, which makes the warps wait for each other, too."""
+    gl.inline_asm(
+        "{ .reg .pred p; again${:uid}: mbarrier.try_wait.parity.shared.b64 p, [$0], $1;"
+        " @!p bra.uni again${:uid}; }",
+        "r,r,~{memory}", [barrier, turn],
+    )  # fmt: skip
+
+
+@gluon.jit
 def _arrive(barrier):
     """Of each warp one thread, when all of it have come; none waits for another warp."""
     gl.inline_asm(
         "{ .reg .pred p; .reg .b32 l; .reg .b64 s; bar.warp.sync -1; mov.u32 l, %laneid;"
         " setp.eq.u32 p, l, 0; @p mbarrier.arrive.shared.b64 s, [$0]; }",
-        ("r",), [barrier],
+        "r,~{memory}", [barrier],
     )  # fmt: skip
 
 
@@ -184,7 +194,7 @@ def _sums(
     total = gl.zeros([TILE, ROWS], gl.float32, layout)
     for i in range(steps):
         stage, turn = (at + i) % STAGES, ((at + i) // STAGES) & 1
-        mbarrier.wait(ready.index(stage), turn)
+        _await(ready.index(stage), turn)
         words = ws.index(stage).load(of_words)
         scales = ss.index(stage).load(of_scales)
         factors = gl.inline_asm(
