@@ -19,7 +19,6 @@ from sparkwell.ops.launch import launch
 from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
-from sparkwell.ops.moe.kernels.streamed import RESIDENT
 from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
@@ -84,7 +83,7 @@ def experts_rows(
     parts = torch.empty(len(flat) * split, width, dtype=torch.float32, device=x.device)
     rows_back = _rows(hidden, drop)
     product(parts, rows_back, back, tiles, chosen[1], drop, scatter=True, parts=split)
-    _combine(out, parts, weights, flat, tiles, split)
+    _combine(out, parts, weights, flat, tiles, split, bool(chosen[1].schedule.streamed))
     return out
 
 
@@ -200,7 +199,8 @@ def _split(choice: Choice, p: Problem, tiles: Layout, device: Device) -> int:
     """Parts of the columns that have units of their own: 2 where that fills blocks better."""
     if not choice.schedule.streamed:
         return 1
-    units, slots = tiles.tiles * triton.cdiv(p.n, choice.schedule.block_n), RESIDENT * device.sms
+    s = choice.schedule
+    units, slots = tiles.tiles * triton.cdiv(p.n, s.block_n), s.streamed * device.sms
     return 2 if triton.cdiv(2 * units, slots) < 2 * triton.cdiv(units, slots) else 1
 
 
@@ -211,12 +211,13 @@ def _combine(
     ids: torch.Tensor,
     tiles: Layout,
     split: int,
+    early: bool,
 ) -> None:
     rows, width = out.shape
     choice = pick("experts", COMBINE, CombineProblem(width), device_of(out.device).target)
     block = choice.schedule.block
     launch(
         combine_kernel, (rows, triton.cdiv(width, block)), out, parts, weights, ids, tiles.first,
-        tiles.experts, tiles.per_row, width, weights.stride(0), weights.stride(1), choice=choice,
-        BLOCK=block, PARTS=split,
+        tiles.experts, width, weights.stride(0), weights.stride(1), choice=choice,
+        K=tiles.per_row, BLOCK=block, PARTS=split, EARLY=early, launch_pdl=early,
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Schedule:
 
     block_k 0: as many as a group allows, 32 at most.
     turned: columns of x come in the order in which threads hold a weight's codes.
-    streamed: blocks stay, one warp copies; each part of k may have blocks of its own.
+    streamed: warps have roles and so many blocks stay on a multiprocessor; 0: not so.
     """
 
     block_m: int
@@ -68,7 +68,7 @@ class Schedule:
     num_warps: int
     num_stages: int = 1
     turned: bool = False
-    streamed: bool = False
+    streamed: int = 0
 
     def step(self, group: int) -> int:
         """Columns at a time, for groups of `group` columns."""
@@ -250,10 +250,10 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
-    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 8, 4, True, True),   True),
-    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 8, 4, True, True),  False),
-    *_streams("fp4-streamed-16", Schedule(16, 64, 256, 8, 3, True, True),  True),
-    *_streams("fp4-streamed-16", Schedule(16, 128, 256, 8, 3, True, True), False),
+    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 8, 3, True, 3),   True),
+    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 8, 3, True, 3),  False),
+    *_streams("fp4-streamed-16", Schedule(16, 64, 256, 8, 3, True, 2),  True),
+    *_streams("fp4-streamed-16", Schedule(16, 128, 256, 8, 3, True, 2), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),
@@ -280,7 +280,7 @@ TABLE: tuple[Row, ...] = (
 )
 
 SORT: tuple[Row, ...] = (
-    Row("sort", Warps(4, 128), EVERY, lambda p: True, "every number of pairs", NO_MMA),
+    Row("sort", Warps(16, 128), EVERY, lambda p: True, "every number of pairs", NO_MMA),
 )
 
 ROUTE: tuple[Row, ...] = (

@@ -1,10 +1,11 @@
-"""NVFP4 experts of few rows where warps have roles: one copies, eight multiply.
+"""NVFP4 experts of few rows where warps have roles: two copy, eight multiply.
 
 y[to(p)] = W[e] x[from(p)]  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)      as `grouped`
 
 Blocks stay, and walk over units: a tile of positions by 128 rows of its expert's weight (gated: 64
-of either half).  The copying warp runs ahead of the others, into the next unit too, so that memory
-is never idle; parts of the columns are units of their own where there are few.
+of either half).  Copies run ahead into the next unit, so that memory is never idle, those of the
+weight even before the kernel is over that makes x.  Where units are few, parts of the columns are
+units of their own.
 
 A thread's share of 64 columns of an operand is one word of codes a pair of instructions.  Here it
 takes 64 neighbouring codes of 256, with all their four scales, and rows of x come with their
@@ -25,15 +26,19 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     tma,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.turned import turned_place
 
+REGISTERS = 64 << 10  # of a multiprocessor
+THREADS = 12 * 32  # of a block: warps are taken by four
 WARPS: gl.constexpr = gl.constexpr(8)  # that multiply: 16 rows each
 TILE: gl.constexpr = gl.constexpr(128)
 HALF: gl.constexpr = gl.constexpr(64)
 STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
+COPYING: gl.constexpr = gl.constexpr(32)  # registers of a thread that copies
 LEFT: gl.constexpr = gl.constexpr(128.0)  # what tiles lack
 
 
@@ -112,19 +117,47 @@ def _unit(
 
 
 @gluon.jit
-def _copy(
-    w_tiles, s_tiles, x_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units, tiles,
-    first_expert, num_experts, n, k, per_row, stride_x,
-    LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
-    STAGES: gl.constexpr,
+def _copy_weight(
+    w_tiles, s_tiles, tile_ptr, id_ptr, ws, ss, ready, free, units, tiles, first_expert,
+    num_experts, n, k, LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
+    GATED: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Codes, scales and rows of x to a ring of STAGES."""
+    """Codes and scales to a ring of STAGES."""
+    at = 0
+    for unit in range(gl.program_id(0), units, gl.num_programs(0)):
+        expert, _, _, outer, _, low, high = _unit(
+            unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
+            LAYOUT, ROWS, PARTS, GATED,
+        )  # fmt: skip
+        if GATED:
+            a, b = expert.to(gl.int32) * 2, outer
+        else:
+            a, b = (expert.to(gl.int32) * n + outer) // HALF, 0
+        for step in range(low, high):
+            stage, turn = at % STAGES, (at // STAGES) & 1
+            full = ready.index(stage)
+            mbarrier.wait(free.index(stage), turn ^ 1)
+            mbarrier.expect(full, TILE * (STEP // 2 + STEP // 16))
+            tma.async_load(w_tiles, [a, b, step * (STEP // 8)], full, ws.index(stage))
+            tma.async_load(s_tiles, [a, b, step * (STEP // 64)], full, ss.index(stage))
+            at += 1
+
+
+@gluon.jit
+def _copy_rows(
+    x_ptr, pair_ptr, tile_ptr, id_ptr, xs, ready, free, units, tiles, first_expert, num_experts, n,
+    k, per_row, stride_x, LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
+    GATED: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Rows of x to the same ring, zeros where a tile has none."""
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [1, 32], [1, 1], [1, 0])
     row = gl.arange(0, ROWS, gl.SliceLayout(1, layout))
     column = gl.arange(0, STEP, gl.SliceLayout(0, layout))
     at = 0
+    if not GATED:
+        gdc_wait()
     for unit in range(gl.program_id(0), units, gl.num_programs(0)):
-        expert, first, count, outer, _, low, high = _unit(
+        _, first, count, _, _, low, high = _unit(
             unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
             LAYOUT, ROWS, PARTS, GATED,
         )  # fmt: skip
@@ -134,23 +167,15 @@ def _copy(
                 source = gl.load(pair_ptr + source, mask=row < count, other=0).to(gl.int64)
             source = source // per_row
         x_row = x_ptr + source * stride_x
-        if GATED:
-            a, b = expert.to(gl.int32) * 2, outer
-        else:
-            a, b = (expert.to(gl.int32) * n + outer) // HALF, 0
         for step in range(low, high):
             stage, turn = at % STAGES, (at // STAGES) & 1
             mbarrier.wait(free.index(stage), turn ^ 1)
-            full = ready.index(stage)
-            mbarrier.expect(full, TILE * (STEP // 2 + STEP // 16))
-            tma.async_load(w_tiles, [a, b, step * (STEP // 8)], full, ws.index(stage))
-            tma.async_load(s_tiles, [a, b, step * (STEP // 64)], full, ss.index(stage))
             async_copy.async_load(
                 xs.index(stage),
                 x_row[:, None] + (step * STEP + column)[None, :],
                 mask=(row < count)[:, None],
             )
-            async_copy.mbarrier_arrive(full, increment_count=False)
+            async_copy.mbarrier_arrive(ready.index(stage), increment_count=False)
             at += 1
 
 
@@ -276,6 +301,9 @@ def streamed_kernel(
         mbarrier.init(ready.index(stage), count=1 + 32)
         mbarrier.init(free.index(stage), count=WARPS)
     fence_async_shared()
+    if GATED:  # otherwise the tiles are older than the kernel before
+        gdc_wait()
+    gdc_launch_dependents()
     gl.warp_specialize(
         [
             (_multiply, (
@@ -283,20 +311,21 @@ def streamed_kernel(
                 tiles, first_expert, num_experts, n, k, stride_y, stride_re,
                 LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
             )),
-            (_copy, (
-                w_tiles, s_tiles, x_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free,
-                units, tiles, first_expert, num_experts, n, k, per_row, stride_x,
-                LAYOUT, ROWS, PARTS, GATED, STAGES,
+            (_copy_weight, (
+                w_tiles, s_tiles, tile_ptr, id_ptr, ws, ss, ready, free, units, tiles,
+                first_expert, num_experts, n, k, LAYOUT, ROWS, PARTS, GATED, STAGES,
+            )),
+            (_copy_rows, (
+                x_ptr, pair_ptr, tile_ptr, id_ptr, xs, ready, free, units, tiles, first_expert,
+                num_experts, n, k, per_row, stride_x, LAYOUT, ROWS, PARTS, GATED, STAGES,
             )),
         ],
-        [1],
-        [40],
+        [1, 1],
+        [COPYING, COPYING],
     )  # fmt: skip
 
 
 # ---------------------------------------------------------------- launch
-
-RESIDENT = 2  # blocks of a multiprocessor
 
 
 def streamed(y, x, weight, layout, choice, problem, *, turns, parts, sms):
@@ -304,13 +333,13 @@ def streamed(y, x, weight, layout, choice, problem, *, turns, parts, sms):
     s, p = choice.schedule, problem
     units = layout.tiles * triton.cdiv(p.n, s.block_n) * parts
     launch(
-        streamed_kernel, (min(units, RESIDENT * sms),), y, x, _tiles(weight.values, p, STEP.value // 8),
+        streamed_kernel, (min(units, s.streamed * sms),), y, x, _tiles(weight.values, p, STEP.value // 8),
         _tiles(weight.scales, p, STEP.value // 64), weight.row_scales, layout.pairs, layout.table,
         layout.ids, layout.first, layout.experts, p.n, p.k, units, layout.tiles, layout.per_row,
         y.stride(0), x.stride(0), weight.row_scales.stride(0),
         choice=choice, LAYOUT=layout.name, ROWS=s.block_m, PARTS=parts, GATED=p.gated,
         STAGES=s.num_stages, TYPE=getattr(gl, str(x.dtype).removeprefix("torch.")), TURNS=turns,
-        maxnreg=80,
+        maxnreg=REGISTERS // (s.streamed * THREADS) // 8 * 8, launch_pdl=True,
     )  # fmt: skip
 
 
