@@ -56,7 +56,8 @@ def grouped_rows(
     problem = _problem(rows, stored, out, expected, align if layout in ("rows", "ends") else 0)
     choice = pick("grouped_linear", TABLE, problem, device_of(out.device).target, shared=shared)
     tall = choice.schedule.block_m
-    rows = replace(rows, values=turned(rows.values, bits(choice, stored)))
+    values = turned(rows.values, bits(choice, stored), choice.target)
+    rows = replace(rows, values=values)
     depth = total // num if counted else total
     # Groups hold about what is expected, not all they have room for: half as much again is ready.
     slots = triton.cdiv(min(depth, 3 * (each or depth) // 2), tall) if counted else 1
@@ -93,7 +94,7 @@ def _problem(rows: Rows, weight: Operand, out: torch.Tensor, expected: int, alig
     while (align and align % tall) or (narrow == "fp8" and k % GROUP and tall == 64):
         tall = {128: 64, 64: SHORT}[tall]
     size = out.element_size()
-    found = Problem(weight.kind, kind, tall, n, k, False, weight.factored, size, aligned)
+    found = Problem(weight.kind, kind, tall, n, k, False, weight.factored, size, aligned, False)
     if narrow:
         return _quantized(found, weight, device_of(out.device).target)
     return found if regular(found) else replace(found, height=SHORT)

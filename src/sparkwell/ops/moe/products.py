@@ -10,10 +10,11 @@ from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.moe.kernels.grouped import grouped_kernel
-from sparkwell.ops.moe.operand import Operand
 from sparkwell.ops.moe.kernels.streamed import streamed
-from sparkwell.ops.moe.schedule import Problem
-from sparkwell.ops.schedule import Choice
+from sparkwell.ops.moe.kernels.turned import STREAMED, turn_kernel
+from sparkwell.ops.moe.operand import Operand
+from sparkwell.ops.moe.schedule import TURN, CombineProblem, Problem
+from sparkwell.ops.schedule import Choice, pick
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _OPERAND = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
@@ -80,9 +81,7 @@ def product(
     s, p = choice.schedule, problem
     if s.streamed:
         sms = device_of(y.device).sms
-        streamed(
-            y, x.values, weight, layout, choice, p, turns=turns, parts=parts, sms=sms
-        )
+        streamed(y, x.values, weight, layout, choice, p, turns=turns, parts=parts, sms=sms)
         return
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
@@ -108,20 +107,29 @@ def product(
 
 def bits(choice: Choice, weight: Operand) -> int:
     """Of the codes for which a schedule wants x turned; 0: it does not."""
-    return 0 if not choice.schedule.turned else 256 if choice.schedule.streamed else 8 if weight.kind.startswith("fp8") else 4
+    return (
+        0
+        if not choice.schedule.turned
+        else STREAMED.value
+        if choice.schedule.streamed
+        else 8
+        if weight.kind.startswith("fp8")
+        else 4
+    )
 
 
-def turned(x: torch.Tensor, bits: int) -> torch.Tensor:
+def turned(x: torch.Tensor, bits: int, target: Target) -> torch.Tensor:
     """Columns in the order that `kernels.turned` says; x itself for 0 bits."""
     if not bits:
         return x
     rows, k = x.shape
-    if bits == 256:
-        parts = x.reshape(rows, k // 256, 4, 4, 2, 2, 2, 2)
-        return parts.permute(0, 1, 3, 4, 6, 7, 2, 5).reshape(rows, k)
-    pairs = 16 // bits  # of a word
-    parts = x.reshape(rows, k // (8 * pairs), 4, 2, pairs)
-    return parts.permute(0, 1, 4, 2, 3).reshape(rows, k)
+    choice = pick("experts", TURN, CombineProblem(k), target)
+    y, block = torch.empty((rows, k), dtype=x.dtype, device=x.device), choice.schedule.block
+    launch(
+        turn_kernel, (rows, triton.cdiv(k, block)), y, x, k, x.stride(0), choice=choice,
+        BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value,
+    )  # fmt: skip
+    return y
 
 
 def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:

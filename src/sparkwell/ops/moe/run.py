@@ -15,7 +15,7 @@ from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import Weight
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import Device, device_of
-from sparkwell.ops.launch import launch
+from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
@@ -75,7 +75,7 @@ def experts_rows(
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
 
     hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
-    ordered, turns = turned(ordered, bits(chosen[0], up)), bits(chosen[1], back)
+    ordered, turns = turned(ordered, bits(chosen[0], up), target), bits(chosen[1], back)
     product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
@@ -158,7 +158,18 @@ def _problems(
     sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
     sizes += [(back, width, inner, False, 4, inner * half)]
     found = [
-        Problem(o.kind, kind, tall, n, k, gated, o.factored, size, o.aligned and step % 16 == 0, o.stacked)
+        Problem(
+            o.kind,
+            kind,
+            tall,
+            n,
+            k,
+            gated,
+            o.factored,
+            size,
+            o.aligned and step % 16 == 0,
+            o.stacked and not interpreting(),
+        )
         for o, n, k, gated, size, step in sizes
     ]
     if not all(map(regular, found)):

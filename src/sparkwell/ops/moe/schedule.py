@@ -138,6 +138,10 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     which a weight that is converted on the way is not.  Neither turns the result in one piece.
     """
     step, halves = s.step(p.group), 2 if p.gated else 1
+    if s.streamed:
+        rows = halves * s.block_n
+        ring = s.num_stages * step * (rows // 2 + rows // 16 + 2 * s.block_m)
+        return ring + (4 * s.block_n * s.block_m if p.gated else 0)
     if p.type == "fp32":  # one operand pair at a time
         return 4 * step * (s.block_m + s.block_n)
     if s.num_stages == 1:
@@ -280,12 +284,16 @@ TABLE: tuple[Row, ...] = (
 )
 
 SORT: tuple[Row, ...] = (
-    Row("sort", Warps(16, 128), EVERY, lambda p: True, "every number of pairs", NO_MMA),
+    Row("sort", Warps(4, 128), EVERY, lambda p: True, "every number of pairs", NO_MMA),
 )
 
 ROUTE: tuple[Row, ...] = (
     Row("few",  Warps(1), EVERY, lambda p: p.num_experts <= 128, "E <= 128", NO_MMA),
     Row("many", Warps(4), EVERY, lambda p: True,                 "every E",  NO_MMA),
+)
+
+TURN: tuple[Row, ...] = (
+    Row("turn", Warps(4, 1024), frozenset({90}), lambda p: True, "every width", NO_MMA),
 )
 
 COMBINE: tuple[Row, ...] = (

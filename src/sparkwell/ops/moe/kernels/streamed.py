@@ -59,7 +59,9 @@ def _factors_text(BF16):
             text += [f"mov.b32 k, {lift}; mul.rn.{kind} a, a, k; mul.rn.{kind} b, b, k;"]
         for scale in range(4):
             half = "ab"[scale % 2]
-            text += [f"prmt.b32 ${2 * scale + row}, {half}, {half}, {('0x1010', '0x3232')[scale // 2]};"]
+            text += [
+                f"prmt.b32 ${2 * scale + row}, {half}, {half}, {('0x1010', '0x3232')[scale // 2]};"
+            ]
     return "\n".join(text) + " }"
 
 
@@ -154,8 +156,7 @@ def _copy_rows(
     row = gl.arange(0, ROWS, gl.SliceLayout(1, layout))
     column = gl.arange(0, STEP, gl.SliceLayout(0, layout))
     at = 0
-    if not GATED:
-        gdc_wait()
+    gdc_wait()  # until then the kernel before may be at work; the tiles are older than that
     for unit in range(gl.program_id(0), units, gl.num_programs(0)):
         _, first, count, _, _, low, high = _unit(
             unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
@@ -301,8 +302,6 @@ def streamed_kernel(
         mbarrier.init(ready.index(stage), count=1 + 32)
         mbarrier.init(free.index(stage), count=WARPS)
     fence_async_shared()
-    if GATED:  # otherwise the tiles are older than the kernel before
-        gdc_wait()
     gdc_launch_dependents()
     gl.warp_specialize(
         [

@@ -5,11 +5,13 @@ lie elsewhere in a row.  So a thread takes the codes of an int32 as its share, a
 with their columns in the order that this makes (`turned_place`):
   four bits   of 32 columns, 8 t + 4 e + p stands at 8 p + 2 t + e         (word t, pair p of it)
   eight bits  of 16 columns, 4 t + 2 e + h stands at 8 h + 2 t + e
+  streamed    of 256 columns, 64 t + 16 g + 8 j + 4 e + 2 b + h at 64 g + 32 j + 16 b + 8 h + 2 t + e
 Values and factors are those of `weight_tile`.
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from sparkwell.ops.moe.kernels.weights import block_scale
 
@@ -44,10 +46,13 @@ mov.b32 {$2, $3}, m; }""")
 _OUTPUTS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r")
 
 
+STREAMED = tl.constexpr(256)
+
+
 @triton.jit
 def turned_place(column, BITS: tl.constexpr):
-    """Where a column of x stands in rows for codes of BITS bits."""
-    if BITS == 256:
+    """Where a column of x stands in rows for codes of BITS bits, or STREAMED."""
+    if BITS == STREAMED:
         place = column // 256 * 256 + column % 64 // 16 * 64 + column % 16 // 8 * 32
         place += column % 4 // 2 * 16 + column % 2 * 8 + column % 256 // 64 * 2 + column % 8 // 4
     elif BITS == 4:
@@ -55,6 +60,19 @@ def turned_place(column, BITS: tl.constexpr):
     else:
         place = column // 16 * 16 + column % 2 * 8 + column % 16 // 4 * 2 + column % 4 // 2
     return place
+
+
+@triton.jit
+def turn_kernel(
+    y_ptr, x_ptr, k, stride_x, BITS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
+    """Rows of x with their columns turned.  EARLY: the next kernel may start now."""
+    if EARLY:
+        gdc_launch_dependents()
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row * stride_x + column, mask=column < k, other=0)
+    tl.store(y_ptr + row * k + turned_place(column, BITS), x, mask=column < k)
 
 
 @triton.jit
