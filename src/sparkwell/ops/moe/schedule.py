@@ -52,6 +52,11 @@ class Problem:
     aligned: bool = True
     stacked: bool = True
 
+    @property
+    def form(self) -> str:
+        """Formats of both operands: one row serves several, by code of its own for each."""
+        return f"{self.kind} by {self.type}"
+
 
 @dataclass(frozen=True)
 class Schedule:

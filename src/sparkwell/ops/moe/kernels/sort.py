@@ -41,7 +41,7 @@ def place_kernel(
     ONE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """pair_at[position] = pair, and the tiles that this chunk's pairs open.  ONE: a single chunk."""
+    """pair_at[position] = pair, and the tiles that its pairs open.  ONE: a single chunk."""
     chunk = tl.program_id(0)
     place = tl.arange(0, CHUNK)
     expert = _local(id_ptr, pairs, first_expert, num_experts, chunk * CHUNK + place)

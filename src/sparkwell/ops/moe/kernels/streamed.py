@@ -15,7 +15,6 @@ at 64 g + 32 j + 16 b + 8 h + 2 t + e.
 
 import torch
 import triton
-import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -94,7 +93,7 @@ def _operand(TYPE, layout):
 @gluon.jit
 def _values(words, factor, G: gl.constexpr, TYPE: gl.constexpr, layout: gl.constexpr):
     return gl.inline_asm(
-        _values_text(G, TYPE == gl.bfloat16), ("=h", "r", "r"), [words, factor],
+        _values_text(G, gl.bfloat16 == TYPE), ("=h", "r", "r"), [words, factor],
         _operand(TYPE, layout), is_pure=True,
     )  # fmt: skip
 
@@ -224,7 +223,7 @@ def _sums(
         words = ws.index(stage).load(of_words)
         scales = ss.index(stage).load(of_scales)
         factors = gl.inline_asm(
-            _factors_text(TYPE == gl.bfloat16), ("=r", "=r", "=r", "=r", "r"), [scales],
+            _factors_text(gl.bfloat16 == TYPE), ("=r", "=r", "=r", "=r", "r"), [scales],
             (scales.type, scales.type, scales.type, scales.type), is_pure=True,
         )  # fmt: skip
         for g in gl.static_range(4):

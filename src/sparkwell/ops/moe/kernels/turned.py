@@ -5,7 +5,8 @@ lie elsewhere in a row.  So a thread takes the codes of an int32 as its share, a
 with their columns in the order that this makes (`turned_place`):
   four bits   of 32 columns, 8 t + 4 e + p stands at 8 p + 2 t + e         (word t, pair p of it)
   eight bits  of 16 columns, 4 t + 2 e + h stands at 8 h + 2 t + e
-  streamed    of 256 columns, 64 t + 16 g + 8 j + 4 e + 2 b + h at 64 g + 32 j + 16 b + 8 h + 2 t + e
+  streamed    of 256 columns, 64 t + 16 g + 8 j + 4 e + 2 b + h stands at
+              64 g + 32 j + 16 b + 8 h + 2 t + e
 Values and factors are those of `weight_tile`.
 """
 
