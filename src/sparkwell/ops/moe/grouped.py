@@ -56,8 +56,8 @@ def grouped_rows(
     problem = _problem(rows, stored, out, expected, align if layout in ("rows", "ends") else 0)
     choice = pick("grouped_linear", TABLE, problem, device_of(out.device).target, shared=shared)
     tall = choice.schedule.block_m
-    values = turned(rows.values, bits(choice, stored), choice.target)
-    rows = replace(rows, values=values)
+    if turn := bits(choice, stored):
+        rows = turned(rows.values, turn, choice.target)
     depth = total // num if counted else total
     # Groups hold about what is expected, not all they have room for: half as much again is ready.
     slots = triton.cdiv(min(depth, 3 * (each or depth) // 2), tall) if counted else 1

@@ -81,7 +81,7 @@ def product(
     s, p = choice.schedule, problem
     if s.streamed:
         sms = device_of(y.device).sms
-        streamed(y, x.values, weight, layout, choice, p, turns=turns, parts=parts, sms=sms)
+        streamed(y, x, weight, layout, choice, p, turns=turns, parts=parts, sms=sms)
         return
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
@@ -118,18 +118,24 @@ def bits(choice: Choice, weight: Operand) -> int:
     )
 
 
-def turned(x: torch.Tensor, bits: int, target: Target) -> torch.Tensor:
-    """Columns in the order that `kernels.turned` says; x itself for 0 bits."""
+def turned(x: torch.Tensor, bits: int, target: Target) -> Rows:
+    """Columns in the order that `kernels.turned` says; x itself for 0 bits.
+
+    Streams take bfloat16 as float16, with a power of two a row.
+    """
     if not bits:
-        return x
+        return Rows(x)
     rows, k = x.shape
-    choice = pick("experts", TURN, CombineProblem(k), target)
-    y, block = torch.empty((rows, k), dtype=x.dtype, device=x.device), choice.schedule.block
+    choice, block = pick("experts", TURN, CombineProblem(k), target), triton.next_power_of_2(k)
+    y, factors = torch.empty((rows, k), dtype=x.dtype, device=x.device), None
+    if bits == STREAMED.value and x.dtype == torch.bfloat16:
+        y = torch.empty_like(y, dtype=torch.float16)
+        factors = torch.empty(rows, dtype=torch.float32, device=x.device)
     launch(
-        turn_kernel, (rows, triton.cdiv(k, block)), y, x, k, x.stride(0), choice=choice,
+        turn_kernel, (rows,), y, factors, x, k, x.stride(0), choice=choice,
         BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value,
     )  # fmt: skip
-    return y
+    return Rows(y, factors=factors)
 
 
 def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:

@@ -75,8 +75,9 @@ def experts_rows(
     tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
 
     hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
-    ordered, turns = turned(ordered, bits(chosen[0], up), target), bits(chosen[1], back)
-    product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
+    turn, turns = bits(chosen[0], up), bits(chosen[1], back)
+    rows_up = turned(ordered, turn, target) if turn else _rows(ordered, lift)
+    product(hidden, rows_up, up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
     split = _split(chosen[1], drop, tiles, device)

@@ -69,19 +69,28 @@ def _values_text(G, BF16):
     """PTX: 16 codes of two rows, words 2 G and 2 G + 1 of 8, times factors of two.
 
     -> operands of four instructions: pairs p and p + 1 of a word, of either row.
+    In float16 a value's bits are those of one byte, so that codes move by four.
     """
-    first, mask = (6, "0x01C001C0") if BF16 else (9, "0x0E000E00")
-    kind = "bf16x2" if BF16 else "f16x2"
-    text = ["{ .reg .b32 s, m;"]
-    for step in range(4):
-        for h in range(2):
-            for row in range(2):
-                word, pair = f"${32 + 8 * row + 2 * G + step // 2}", 2 * (step % 2) + h
-                shift, out = first - 4 * pair, 8 * step + 4 * h + 2 * row
-                text += [f"sh{'l' if shift > 0 else 'r'}.b32 m, {word}, {abs(shift)};"]
-                text += [f"and.b32 m, m, {mask}; shl.b32 s, {word}, {12 - 4 * pair};"]
-                text += ["lop3.b32 m, s, 0x80008000, m, 0xEA;"]
-                text += [f"mul.rn.{kind} m, m, ${48 + row}; mov.b32 {{${out}, ${out + 1}}}, m;"]
+    text = ["{ .reg .b32 s, m, p<4>;"]
+    for row in range(2):
+        for j in range(2):
+            word = f"${32 + 8 * row + 2 * G + j}"
+            if BF16:
+                for pair in range(4):
+                    shift = 6 - 4 * pair
+                    text += [f"sh{'l' if shift > 0 else 'r'}.b32 m, {word}, {abs(shift)};"]
+                    text += [f"and.b32 m, m, 0x01C001C0; shl.b32 s, {word}, {12 - 4 * pair};"]
+                    text += [f"lop3.b32 p{pair}, s, 0x80008000, m, 0xEA;"]
+            else:
+                for odd in range(2):
+                    text += [f"{('shl.b32 m, {0}, 1', 'shr.b32 m, {0}, 3')[odd].format(word)};"]
+                    text += [f"and.b32 m, m, 0x0E0E0E0E; shl.b32 s, {word}, {4 - 4 * odd};"]
+                    text += ["lop3.b32 m, s, 0x80808080, m, 0xEA;"]
+                    text += [f"prmt.b32 p{odd}, m, 0, 0x2404; and.b32 p{odd + 2}, m, 0xFF00FF00;"]
+            for pair in range(4):
+                out = 8 * (2 * j + pair // 2) + 4 * (pair % 2) + 2 * row
+                text += [f"mul.rn.{'bf16x2' if BF16 else 'f16x2'} m, p{pair}, ${48 + row};"]
+                text += [f"mov.b32 {{${out}, ${out + 1}}}, m;"]
     return "\n".join(text) + " }"
 
 
@@ -115,6 +124,14 @@ def _unit(
     high = gl.where(expert < 0, low, high)
     count = gl.where(expert < 0, 0, count)
     return gl.maximum(expert, 0), first, count, block % blocks * EACH, part, low, high
+
+
+@gluon.jit
+def _source(pair_ptr, position, mask, per_row):
+    """Rows of x that the pairs at these positions are made of."""
+    if pair_ptr is not None:
+        position = gl.load(pair_ptr + position, mask=mask, other=0).to(gl.int64)
+    return position // per_row
 
 
 @gluon.jit
@@ -163,9 +180,7 @@ def _copy_rows(
         )  # fmt: skip
         source = first + row
         if GATED:
-            if pair_ptr is not None:
-                source = gl.load(pair_ptr + source, mask=row < count, other=0).to(gl.int64)
-            source = source // per_row
+            source = _source(pair_ptr, source, row < count, per_row)
         x_row = x_ptr + source * stride_x
         for step in range(low, high):
             stage, turn = at % STAGES, (at // STAGES) & 1
@@ -235,8 +250,8 @@ def _sums(
 
 @gluon.jit
 def _multiply(
-    y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units, tiles,
-    first_expert, num_experts, n, k, stride_y, stride_re,
+    y_ptr, row_scale_ptr, x_factor_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
+    tiles, first_expert, num_experts, n, k, per_row, stride_y, stride_re,
     LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
     GATED: gl.constexpr, STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
@@ -244,7 +259,10 @@ def _multiply(
     flat: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [2, WARPS // 2], [0, 1])
     m = gl.arange(0, TILE, gl.SliceLayout(1, layout))
     half, place = m // 8 % 2, m // 16 * 8 + m % 8  # where a row of the product stands
+    column_of: gl.constexpr = gl.SliceLayout(0, layout)
     at = 0
+    if x_factor_ptr is not None:
+        gdc_wait()
     for unit in range(gl.program_id(0), units, gl.num_programs(0)):
         expert, first, count, outer, part, low, high = _unit(
             unit, tile_ptr, id_ptr, tiles, first_expert, num_experts, n, k,
@@ -260,6 +278,10 @@ def _multiply(
         total = _sums(ws, ss, xs, ready, free, at, high - low, ROWS, STAGES, TYPE, layout)
         at += high - low
         total = total * (factor * LEFT)[:, None]
+        if x_factor_ptr is not None:
+            row = gl.arange(0, ROWS, column_of)
+            source = _source(pair_ptr, first + row, row < count, per_row)
+            total = total * gl.load(x_factor_ptr + source, mask=row < count, other=0.0)[None, :]
         if GATED:
             gate, up = gl.split(total.reshape([WARPS, 2, 8, ROWS]).permute([0, 2, 3, 1]))
             total = (gate / (1.0 + gl.exp(-gate)) * up).reshape([HALF, ROWS])
@@ -271,7 +293,7 @@ def _multiply(
             if TURNS:
                 column = turned_place(column, TURNS)
         else:
-            row = gl.arange(0, ROWS, gl.SliceLayout(0, layout))
+            row = gl.arange(0, ROWS, column_of)
             goal = first + row
             if pair_ptr is not None:
                 goal = gl.load(pair_ptr + goal, mask=row < count, other=0).to(gl.int64)
@@ -284,7 +306,7 @@ def _multiply(
 
 @gluon.jit
 def streamed_kernel(
-    y_ptr, x_ptr, w_tiles, s_tiles, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, first_expert,
+    y_ptr, x_ptr, x_factor_ptr, w_tiles, s_tiles, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, first_expert,
     num_experts, n, k, units, tiles, per_row, stride_y, stride_x, stride_re,
     LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
     STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
@@ -305,8 +327,8 @@ def streamed_kernel(
     gl.warp_specialize(
         [
             (_multiply, (
-                y_ptr, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
-                tiles, first_expert, num_experts, n, k, stride_y, stride_re,
+                y_ptr, row_scale_ptr, x_factor_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready,
+                free, units, tiles, first_expert, num_experts, n, k, per_row, stride_y, stride_re,
                 LAYOUT, ROWS, PARTS, GATED, STAGES, TYPE, TURNS,
             )),
             (_copy_weight, (
@@ -331,12 +353,12 @@ def streamed(y, x, weight, layout, choice, problem, *, turns, parts, sms):
     s, p = choice.schedule, problem
     units = layout.tiles * triton.cdiv(p.n, s.block_n) * parts
     launch(
-        streamed_kernel, (min(units, s.streamed * sms),), y, x, _tiles(weight.values, p, STEP.value // 8),
+        streamed_kernel, (min(units, s.streamed * sms),), y, x.values, x.factors, _tiles(weight.values, p, STEP.value // 8),
         _tiles(weight.scales, p, STEP.value // 64), weight.row_scales, layout.pairs, layout.table,
         layout.ids, layout.first, layout.experts, p.n, p.k, units, layout.tiles, layout.per_row,
-        y.stride(0), x.stride(0), weight.row_scales.stride(0),
+        y.stride(0), x.values.stride(0), weight.row_scales.stride(0),
         choice=choice, LAYOUT=layout.name, ROWS=s.block_m, PARTS=parts, GATED=p.gated,
-        STAGES=s.num_stages, TYPE=getattr(gl, str(x.dtype).removeprefix("torch.")), TURNS=turns,
+        STAGES=s.num_stages, TYPE=getattr(gl, str(x.values.dtype).removeprefix("torch.")), TURNS=turns,
         maxnreg=REGISTERS // (s.streamed * THREADS) // 8 * 8, launch_pdl=True,
     )  # fmt: skip
 
