@@ -32,8 +32,6 @@ from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.turned import turned_place
 
 REGISTERS = 64 << 10  # of a multiprocessor
-THREADS = 12 * 32  # of a block: warps are taken by four
-WARPS: gl.constexpr = gl.constexpr(8)  # that multiply: 16 rows each
 TILE: gl.constexpr = gl.constexpr(128)
 HALF: gl.constexpr = gl.constexpr(64)
 STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
@@ -42,14 +40,14 @@ LEFT: gl.constexpr = gl.constexpr(128.0)  # what tiles lack
 
 
 @gluon.constexpr_function
-def _factors_text(BF16):
-    """PTX: words of four e4m3 scales of two rows.  -> each of them, times 2^119 or 2^7, twice"""
+def _factors_text(BF16, ROWS):
+    """PTX: words of four e4m3 scales of ROWS rows.  -> each of them, times 2^119 or 2^7, twice"""
     left, right, mask = (4, 4, "0x07F007F0") if BF16 else (7, 1, "0x3F803F80")
     lifts = ("0x7B807B80", "0x7B007B00") if BF16 else ("0x78007800",)
     kind = "bf16x2" if BF16 else "f16x2"
     text = ["{ .reg .b32 s, a, b, k;"]
-    for row in range(2):
-        word = f"${8 + row}"
+    for row in range(ROWS):
+        word = f"${4 * ROWS + row}"
         text += [f"shl.b32 a, {word}, {left}; and.b32 a, a, {mask}; shl.b32 s, {word}, 8;"]
         text += ["lop3.b32 a, s, 0x80008000, a, 0xEA;"]
         text += [f"shr.b32 b, {word}, {right}; and.b32 b, b, {mask};"]
@@ -59,22 +57,22 @@ def _factors_text(BF16):
         for scale in range(4):
             half = "ab"[scale % 2]
             text += [
-                f"prmt.b32 ${2 * scale + row}, {half}, {half}, {('0x1010', '0x3232')[scale // 2]};"
+                f"prmt.b32 ${ROWS * scale + row}, {half}, {half}, {('0x1010', '0x3232')[scale // 2]};"
             ]
     return "\n".join(text) + " }"
 
 
 @gluon.constexpr_function
-def _values_text(G, BF16):
-    """PTX: 16 codes of two rows, words 2 G and 2 G + 1 of 8, times factors of two.
+def _values_text(G, BF16, ROWS):
+    """PTX: 16 codes of ROWS rows, words 2 G and 2 G + 1 of 8, times their factors.
 
-    -> operands of four instructions: pairs p and p + 1 of a word, of either row.
+    -> operands of four instructions for two rows: pairs p and p + 1 of a word, of either row.
     In float16 a value's bits are those of one byte, so that codes move by four.
     """
     text = ["{ .reg .b32 s, m, p<4>;"]
-    for row in range(2):
+    for row in range(ROWS):
         for j in range(2):
-            word = f"${32 + 8 * row + 2 * G + j}"
+            word = f"${16 * ROWS + 8 * row + 2 * G + j}"
             if BF16:
                 for pair in range(4):
                     shift = 6 - 4 * pair
@@ -88,8 +86,9 @@ def _values_text(G, BF16):
                     text += ["lop3.b32 m, s, 0x80808080, m, 0xEA;"]
                     text += [f"prmt.b32 p{odd}, m, 0, 0x2404; and.b32 p{odd + 2}, m, 0xFF00FF00;"]
             for pair in range(4):
-                out = 8 * (2 * j + pair // 2) + 4 * (pair % 2) + 2 * row
-                text += [f"mul.rn.{'bf16x2' if BF16 else 'f16x2'} m, p{pair}, ${48 + row};"]
+                out = 32 * (row // 2) + 8 * (2 * j + pair // 2) + 4 * (pair % 2) + 2 * (row % 2)
+                factor = f"${24 * ROWS + row}"
+                text += [f"mul.rn.{'bf16x2' if BF16 else 'f16x2'} m, p{pair}, {factor};"]
                 text += [f"mov.b32 {{${out}, ${out + 1}}}, m;"]
     return "\n".join(text) + " }"
 
@@ -99,10 +98,22 @@ def _operand(TYPE, layout):
     return gl.distributed_type(TYPE, [TILE.value, 64], layout)
 
 
+@gluon.constexpr_function
+def _held(words, WARPS):
+    """Layout of tiles of [2, HALF, 4 words]: a thread has `words` neighbours of each of its rows."""
+    own = [[0, 0, 1 << i] for i in range(words.bit_length() - 1)] + [[1, 0, 0]]
+    lanes = [[0, 0, words], [0, 0, 2 * words], [0, 1, 0], [0, 2, 0], [0, 4, 0]]
+    rows, split = [[0, 8, 0], [0, 16, 0], [0, 32, 0]], WARPS.bit_length() - 1
+    shape = [2, HALF.value, 4 * words]
+    return gl.DistributedLinearLayout(own + rows[split:], lanes, rows[:split], [], shape)
+
+
 @gluon.jit
-def _values(words, factor, G: gl.constexpr, TYPE: gl.constexpr, layout: gl.constexpr):
+def _values(
+    words, factor, G: gl.constexpr, TYPE: gl.constexpr, WARPS: gl.constexpr, layout: gl.constexpr
+):
     return gl.inline_asm(
-        _values_text(G, gl.bfloat16 == TYPE), ("=h", "r", "r"), [words, factor],
+        _values_text(G, gl.bfloat16 == TYPE, 16 // WARPS), ("=h", "r", "r"), [words, factor],
         _operand(TYPE, layout), is_pure=True,
     )  # fmt: skip
 
@@ -208,8 +219,8 @@ def _await(barrier, turn):
 def _arrive(barrier):
     """Of each warp one thread, when all of it have come; none waits for another warp."""
     gl.inline_asm(
-        "{ .reg .pred p; .reg .b32 l; .reg .b64 s; bar.warp.sync -1; mov.u32 l, %laneid;"
-        " setp.eq.u32 p, l, 0; @p mbarrier.arrive.shared.b64 s, [$0]; }",
+        "{ .reg .pred p; .reg .b64 s; elect.sync _|p, -1;"
+        " @p mbarrier.arrive.shared.b64 s, [$0]; }",
         "r,~{memory}", [barrier],
     )  # fmt: skip
 
@@ -217,18 +228,11 @@ def _arrive(barrier):
 @gluon.jit
 def _sums(
     ws, ss, xs, ready, free, at, steps, ROWS: gl.constexpr, STAGES: gl.constexpr,
-    TYPE: gl.constexpr, layout: gl.constexpr,
+    TYPE: gl.constexpr, WARPS: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
     """[TILE, ROWS]: rows of the tile in the product's order, 8 of one half and 8 of the other."""
-    of_words: gl.constexpr = gl.DistributedLinearLayout(
-        [[0, 0, 1], [0, 0, 2], [0, 0, 4], [1, 0, 0]],
-        [[0, 0, 8], [0, 0, 16], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
-        [[0, 8, 0], [0, 16, 0], [0, 32, 0]], [], [2, 64, 32],
-    )  # fmt: skip
-    of_scales: gl.constexpr = gl.DistributedLinearLayout(
-        [[1, 0, 0]], [[0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]],
-        [[0, 8, 0], [0, 16, 0], [0, 32, 0]], [], [2, 64, 4],
-    )  # fmt: skip
+    of_words: gl.constexpr = _held(8, WARPS)
+    of_scales: gl.constexpr = _held(1, WARPS)
     left: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
     right: gl.constexpr = gl.DotOperandLayout(1, layout, 2)
     total = gl.zeros([TILE, ROWS], gl.float32, layout)
@@ -238,12 +242,12 @@ def _sums(
         words = ws.index(stage).load(of_words)
         scales = ss.index(stage).load(of_scales)
         factors = gl.inline_asm(
-            _factors_text(gl.bfloat16 == TYPE), ("=r", "=r", "=r", "=r", "r"), [scales],
+            _factors_text(gl.bfloat16 == TYPE, 16 // WARPS), ("=r", "=r", "=r", "=r", "r"), [scales],
             (scales.type, scales.type, scales.type, scales.type), is_pure=True,
         )  # fmt: skip
         for g in gl.static_range(4):
             x = xs.index(stage).slice(64 * g, 64, 1).permute([1, 0]).load(right)
-            total = mma_v2(_values(words, factors[g], g, TYPE, left), x, total)
+            total = mma_v2(_values(words, factors[g], g, TYPE, WARPS, left), x, total)
         _arrive(free.index(stage))
     return total
 
@@ -255,6 +259,7 @@ def _multiply(
     LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr,
     GATED: gl.constexpr, STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
+    WARPS: gl.constexpr = gl.num_warps()
     layout: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1], [16, 8])
     flat: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [2, WARPS // 2], [0, 1])
     m = gl.arange(0, TILE, gl.SliceLayout(1, layout))
@@ -275,7 +280,7 @@ def _multiply(
             of_row = outer + half * HALF + place
             known = of_row < n
         factor = gl.load(row_scale_ptr + expert * stride_re + of_row, mask=known, other=0.0)
-        total = _sums(ws, ss, xs, ready, free, at, high - low, ROWS, STAGES, TYPE, layout)
+        total = _sums(ws, ss, xs, ready, free, at, high - low, ROWS, STAGES, TYPE, WARPS, layout)
         at += high - low
         total = total * (factor * LEFT)[:, None]
         if x_factor_ptr is not None:
@@ -283,7 +288,7 @@ def _multiply(
             source = _source(pair_ptr, first + row, row < count, per_row)
             total = total * gl.load(x_factor_ptr + source, mask=row < count, other=0.0)[None, :]
         if GATED:
-            gate, up = gl.split(total.reshape([WARPS, 2, 8, ROWS]).permute([0, 2, 3, 1]))
+            gate, up = gl.split(total.reshape([TILE // 16, 2, 8, ROWS]).permute([0, 2, 3, 1]))
             total = (gate / (1.0 + gl.exp(-gate)) * up).reshape([HALF, ROWS])
             total = gl.convert_layout(total, flat)
             row = gl.arange(0, ROWS, gl.SliceLayout(0, flat))
@@ -321,7 +326,7 @@ def streamed_kernel(
     free = mbarrier.allocate_mbarrier(batch=STAGES)
     for stage in gl.static_range(STAGES):
         mbarrier.init(ready.index(stage), count=1 + 32)
-        mbarrier.init(free.index(stage), count=WARPS)
+        mbarrier.init(free.index(stage), count=gl.num_warps())
     fence_async_shared()
     gdc_launch_dependents()
     gl.warp_specialize(
@@ -359,7 +364,7 @@ def streamed(y, x, weight, layout, choice, problem, *, turns, parts, sms):
         y.stride(0), x.values.stride(0), weight.row_scales.stride(0),
         choice=choice, LAYOUT=layout.name, ROWS=s.block_m, PARTS=parts, GATED=p.gated,
         STAGES=s.num_stages, TYPE=getattr(gl, str(x.values.dtype).removeprefix("torch.")), TURNS=turns,
-        maxnreg=REGISTERS // (s.streamed * THREADS) // 8 * 8, launch_pdl=True,
+        maxnreg=REGISTERS // (s.streamed * 32 * (s.num_warps + 4)) // 8 * 8, launch_pdl=True,
     )  # fmt: skip
 
 
