@@ -28,7 +28,7 @@ class Layout:
     pairs: which pair stands at a position.  table: [3, tiles] int32.
     first, experts: the range of experts whose weights are here.  per_row: pairs of a row of x.
     height: rows of x, "counted": of a group, each of whose `slots` takes every slots-th tile.
-    align: of "rows" and "ends".
+    align: of "rows" and "ends".  counts: what the table is made of, held while that may last.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Layout:
     height: int = 0
     align: int = 1
     slots: int = 1
+    counts: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,11 @@ def bits(choice: Choice, weight: Operand) -> int:
     )
 
 
-def turned(x: torch.Tensor, bits: int, target: Target) -> Rows:
+def turned(x: torch.Tensor, bits: int, target: Target, early: bool = False) -> Rows:
     """Columns in the order that `kernels.turned` says; x itself for 0 bits.
 
     Streams take bfloat16 as float16, with a power of two a row.
+    early: the kernel before does not make x and lets the next one start.
     """
     if not bits:
         return Rows(x)
@@ -133,7 +135,7 @@ def turned(x: torch.Tensor, bits: int, target: Target) -> Rows:
         factors = torch.empty(rows, dtype=torch.float32, device=x.device)
     launch(
         turn_kernel, (rows,), y, factors, x, k, x.stride(0), choice=choice,
-        BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value,
+        BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value, launch_pdl=early,
     )  # fmt: skip
     return Rows(y, factors=factors)
 

@@ -72,11 +72,17 @@ def experts_rows(
     if narrow := _narrow(lift, drop, gate_up, device, arithmetic, each):
         lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
     chosen = [_pick(problem, x.device) for problem in (lift, drop)]
-    tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
+    early = bool(chosen[0].schedule.streamed)  # kernels of streams start before others are over
+    tall = chosen[0].schedule.block_m
+    tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, tall, early)
 
     hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
     turn, turns = bits(chosen[0], up), bits(chosen[1], back)
-    rows_up = turned(ordered, turn, target) if turn else _rows(ordered, lift)
+    rows_up = (
+        turned(ordered, turn, target, early and tiles.pairs is not None)
+        if turn
+        else _rows(ordered, lift)
+    )
     product(hidden, rows_up, up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
@@ -180,7 +186,9 @@ def _problems(
     return found[0], found[1]
 
 
-def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int) -> Layout:
+def _tiles(
+    ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int, early: bool
+) -> Layout:
     """The tiles of all pairs: for one token the pairs themselves, otherwise sorted by expert."""
     pairs = len(ids)
     if pairs == per_row:
@@ -201,10 +209,10 @@ def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: 
     launch(
         place_kernel, (chunks,), *made, ids, counts, pairs, first, num_experts, chunks, num,
         choice=choice, ONE=chunks == 1, CHUNK=chunk, BLOCK_E=bins, BLOCK_C=COUNTED,
-        BLOCK_T=LISTED, BLOCK_M=tall,
+        BLOCK_T=LISTED, BLOCK_M=tall, EARLY=early,
     )  # fmt: skip
     pair, table = made
-    return Layout("sorted", num, num_experts, None, pair, table, first, per_row)
+    return Layout("sorted", num, num_experts, None, pair, table, first, per_row, counts=counts)
 
 
 def _split(choice: Choice, p: Problem, tiles: Layout, device: Device) -> int:

@@ -259,10 +259,10 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
-    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 8, 3, True, 3),   True),
-    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 8, 3, True, 3),  False),
-    *_streams("fp4-streamed-16", Schedule(16, 64, 256, 8, 3, True, 2),  True),
-    *_streams("fp4-streamed-16", Schedule(16, 128, 256, 8, 3, True, 2), False),
+    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 4, 3, True, 3),   True),
+    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 4, 3, True, 3),  False),
+    *_streams("fp4-streamed-16", Schedule(16, 64, 256, 4, 2, True, 3),  True),
+    *_streams("fp4-streamed-16", Schedule(16, 128, 256, 4, 2, True, 3), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),
@@ -298,7 +298,7 @@ ROUTE: tuple[Row, ...] = (
 )
 
 TURN: tuple[Row, ...] = (
-    Row("turn", Warps(4, 1024), frozenset({90}), lambda p: True, "every width", NO_MMA),
+    Row("turn", Warps(8), frozenset({90}), lambda p: True, "every width", NO_MMA),
 )
 
 COMBINE: tuple[Row, ...] = (

@@ -10,6 +10,7 @@ a tile begins with writes it.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 # ---------------------------------------------------------------- kernels
 
@@ -39,9 +40,14 @@ def count_kernel(
 def place_kernel(
     pair_ptr, tile_ptr, id_ptr, count_ptr, pairs, first_expert, num_experts, chunks, tiles,
     ONE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """pair_at[position] = pair, and the tiles that its pairs open.  ONE: a single chunk."""
+    """pair_at[position] = pair, and the tiles that its pairs open.  ONE: a single chunk.
+
+    EARLY: the next kernel may start now.
+    """
+    if EARLY:
+        gdc_launch_dependents()
     chunk = tl.program_id(0)
     place = tl.arange(0, CHUNK)
     expert = _local(id_ptr, pairs, first_expert, num_experts, chunk * CHUNK + place)

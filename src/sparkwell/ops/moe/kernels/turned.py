@@ -12,7 +12,7 @@ Values and factors are those of `weight_tile`.
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sparkwell.ops.moe.kernels.weights import block_scale
 
@@ -68,13 +68,14 @@ def turn_kernel(
     y_ptr, factor_ptr, x_ptr, k, stride_x,
     BITS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """A row of x with its columns turned.  EARLY: the next kernel may start now.
+    """A row of x with its columns turned.
+
+    EARLY: this may have started before the kernel before it was over, which it does not read, and
+    the next one may start when that is over.
 
     factor_ptr: y is float16, the row times a power of two that brings its largest finite value to
     2^14 .. 2^15: bfloat16 is exact so, or off by 2^-40 of the largest, which no fp32 sum shows.
     """
-    if EARLY:
-        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * stride_x + column, mask=column < k, other=0.0)
@@ -86,6 +87,9 @@ def turn_kernel(
         tl.store(factor_ptr + row, (power << 23).to(tl.float32, bitcast=True))
     y = y_ptr + row * k + turned_place(column, BITS)
     tl.store(y, x.to(y_ptr.dtype.element_ty), mask=column < k)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit
