@@ -62,10 +62,11 @@ class Operand:
 
     @property
     def stacked(self) -> bool:
-        """Whether rows of codes and of scales have one distance each, of 16 n bytes."""
+        """Whether rows of codes and of scales begin at 16 n bytes and have one distance each."""
         stacks = [t for t in (self.values, self.scales) if t is not None]
         return all(
             t.ndim == 3
+            and t.storage_offset() * t.element_size() % 16 == 0
             and t.stride(1) * t.element_size() % 16 == 0
             and t.stride(0) == t.shape[1] * t.stride(1)
             for t in stacks

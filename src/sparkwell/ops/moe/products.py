@@ -13,7 +13,7 @@ from sparkwell.ops.moe.kernels.grouped import grouped_kernel
 from sparkwell.ops.moe.kernels.streamed import streamed
 from sparkwell.ops.moe.kernels.turned import STREAMED, turn_kernel
 from sparkwell.ops.moe.operand import Operand
-from sparkwell.ops.moe.schedule import TURN, CombineProblem, Problem
+from sparkwell.ops.moe.schedule import TURN, CombineProblem, Problem, turn_shared
 from sparkwell.ops.schedule import Choice, pick
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -128,14 +128,18 @@ def turned(x: torch.Tensor, bits: int, target: Target, early: bool = False) -> R
     if not bits:
         return Rows(x)
     rows, k = x.shape
-    choice, block = pick("experts", TURN, CombineProblem(k), target), triton.next_power_of_2(k)
+    choice, block = (
+        pick("experts", TURN, CombineProblem(k), target, shared=turn_shared),
+        triton.next_power_of_2(k),
+    )
     y, factors = torch.empty((rows, k), dtype=x.dtype, device=x.device), None
     if bits == STREAMED.value and x.dtype == torch.bfloat16:
         y = torch.empty_like(y, dtype=torch.float16)
         factors = torch.empty(rows, dtype=torch.float32, device=x.device)
     launch(
         turn_kernel, (rows,), y, factors, x, k, x.stride(0), choice=choice,
-        BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value, launch_pdl=early,
+        BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value and not interpreting(),
+        launch_pdl=early,
     )  # fmt: skip
     return Rows(y, factors=factors)
 

@@ -174,7 +174,13 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         return max(buffers, p.result * s.block_m * s.block_n + padding)
     if p.group and not eight and target.missing(Feature.WGMMA):  # each sum is waited for
         return buffers
-    return buffers + x + (weight if p.kind == "float" else 0)
+    split = p.kind == "mxfp4" and p.type == "fp16"  # x as two bfloat16 tiles
+    return buffers + (2 * x if split else x) + (weight if p.kind == "float" else 0)
+
+
+def turn_shared(p: CombineProblem, s: Warps, _: Target) -> int:
+    """Bytes of shared memory a block takes: a row between two orders, some of it at a time."""
+    return min(2 * p.width, 1024 * s.num_warps)
 
 
 _BYTES = {"float": 2.0, "fp8-block": 1.0, "fp8-rows": 1.0, "nvfp4": 0.5, "mxfp4": 0.5, "int4": 0.5}

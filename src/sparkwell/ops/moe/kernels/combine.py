@@ -28,6 +28,6 @@ def combine_kernel(
         part = tl.zeros((BLOCK,), tl.float32)
         for p in tl.static_range(PARTS):
             at = part_ptr + ((t * K + j) * PARTS + p) * width + cols
-            part += tl.load(at, mask=mask & inside, other=0.0)
+            part += tl.load(at, mask=cols < tl.where(inside, width, 0), other=0.0)
         total = tl.where(inside, total + part * weight, total)
     tl.store(y_ptr + t * width + cols, total.to(y_ptr.dtype.element_ty), mask=mask)

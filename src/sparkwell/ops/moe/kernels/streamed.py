@@ -1,4 +1,4 @@
-"""NVFP4 experts of few rows where warps have roles: two copy, eight multiply.
+"""NVFP4 experts of few rows where warps have roles: two copy, four multiply.
 
 y[to(p)] = W[e] x[from(p)]  or  y[to(p)] = silu(gate) * up,  W[e] x = (gate, up)      as `grouped`
 
@@ -7,10 +7,9 @@ of either half).  Copies run ahead into the next unit, so that memory is never i
 weight even before the kernel is over that makes x.  Where units are few, parts of the columns are
 units of their own.
 
-A thread's share of 64 columns of an operand is one word of codes a pair of instructions.  Here it
-takes 64 neighbouring codes of 256, with all their four scales, and rows of x come with their
-columns in the order that this makes (`streamed_place`): 64 t + 16 g + 8 j + 4 e + 2 b + h stands
-at 64 g + 32 j + 16 b + 8 h + 2 t + e.
+A thread takes 64 neighbouring codes of 256 with all their four scales; rows of x come with their
+columns in the order that this makes (`turned`).  bfloat16 x comes as float16, with a power of two
+a row: a code is then fewer instructions away from its value.
 """
 
 import torch
@@ -31,8 +30,7 @@ from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.turned import turned_place
 
-REGISTERS = 64 << 10  # of a multiprocessor
-TILE: gl.constexpr = gl.constexpr(128)
+TILE: gl.constexpr = gl.constexpr(128)  # rows of a weight
 HALF: gl.constexpr = gl.constexpr(64)
 STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
 COPYING: gl.constexpr = gl.constexpr(32)  # registers of a thread that copies
@@ -55,10 +53,8 @@ def _factors_text(BF16, ROWS):
         for lift in lifts:
             text += [f"mov.b32 k, {lift}; mul.rn.{kind} a, a, k; mul.rn.{kind} b, b, k;"]
         for scale in range(4):
-            half = "ab"[scale % 2]
-            text += [
-                f"prmt.b32 ${ROWS * scale + row}, {half}, {half}, {('0x1010', '0x3232')[scale // 2]};"
-            ]
+            pair, half = "ab"[scale % 2], ("0x1010", "0x3232")[scale // 2]
+            text += [f"prmt.b32 ${ROWS * scale + row}, {pair}, {pair}, {half};"]
     return "\n".join(text) + " }"
 
 
@@ -100,7 +96,7 @@ def _operand(TYPE, layout):
 
 @gluon.constexpr_function
 def _held(words, WARPS):
-    """Layout of tiles of [2, HALF, 4 words]: a thread has `words` neighbours of each of its rows."""
+    """Layout of tiles of [2, HALF, 4 words]: a thread has `words` neighbours of a row."""
     own = [[0, 0, 1 << i] for i in range(words.bit_length() - 1)] + [[1, 0, 0]]
     lanes = [[0, 0, words], [0, 0, 2 * words], [0, 1, 0], [0, 2, 0], [0, 4, 0]]
     rows, split = [[0, 8, 0], [0, 16, 0], [0, 32, 0]], WARPS.bit_length() - 1
@@ -242,8 +238,8 @@ def _sums(
         words = ws.index(stage).load(of_words)
         scales = ss.index(stage).load(of_scales)
         factors = gl.inline_asm(
-            _factors_text(gl.bfloat16 == TYPE, 16 // WARPS), ("=r", "=r", "=r", "=r", "r"), [scales],
-            (scales.type, scales.type, scales.type, scales.type), is_pure=True,
+            _factors_text(gl.bfloat16 == TYPE, 16 // WARPS), ("=r", "=r", "=r", "=r", "r"),
+            [scales], (scales.type, scales.type, scales.type, scales.type), is_pure=True,
         )  # fmt: skip
         for g in gl.static_range(4):
             x = xs.index(stage).slice(64 * g, 64, 1).permute([1, 0]).load(right)
@@ -311,16 +307,16 @@ def _multiply(
 
 @gluon.jit
 def streamed_kernel(
-    y_ptr, x_ptr, x_factor_ptr, w_tiles, s_tiles, row_scale_ptr, pair_ptr, tile_ptr, id_ptr, first_expert,
-    num_experts, n, k, units, tiles, per_row, stride_y, stride_x, stride_re,
+    y_ptr, x_ptr, x_factor_ptr, w_tiles, s_tiles, row_scale_ptr, pair_ptr, tile_ptr, id_ptr,
+    first_expert, num_experts, n, k, units, tiles, per_row, stride_y, stride_x, stride_re,
     LAYOUT: gl.constexpr, ROWS: gl.constexpr, PARTS: gl.constexpr, GATED: gl.constexpr,
     STAGES: gl.constexpr, TYPE: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
     codes: gl.constexpr = gl.NVMMASharedLayout(128, 32, rank=3)
-    bytes_: gl.constexpr = gl.NVMMASharedLayout(0, 32, rank=3)
+    plain: gl.constexpr = gl.NVMMASharedLayout(0, 32, rank=3)
     rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, STEP], TYPE)
     ws = gl.allocate_shared_memory(gl.int32, [STAGES, 2, HALF, STEP // 8], codes)
-    ss = gl.allocate_shared_memory(gl.int32, [STAGES, 2, HALF, STEP // 64], bytes_)
+    ss = gl.allocate_shared_memory(gl.int32, [STAGES, 2, HALF, STEP // 64], plain)
     xs = gl.allocate_shared_memory(TYPE, [STAGES, ROWS, STEP], rows)
     ready = mbarrier.allocate_mbarrier(batch=STAGES)
     free = mbarrier.allocate_mbarrier(batch=STAGES)
@@ -357,14 +353,17 @@ def streamed(y, x, weight, layout, choice, problem, *, turns, parts, sms):
     """Both products; each of the parts of the columns has a row of y."""
     s, p = choice.schedule, problem
     units = layout.tiles * triton.cdiv(p.n, s.block_n) * parts
+    threads = 32 * (s.num_warps + 4)  # warps are taken by four
+    registers = choice.target.registers_per_sm // (s.streamed * threads) // 8 * 8
     launch(
-        streamed_kernel, (min(units, s.streamed * sms),), y, x.values, x.factors, _tiles(weight.values, p, STEP.value // 8),
-        _tiles(weight.scales, p, STEP.value // 64), weight.row_scales, layout.pairs, layout.table,
-        layout.ids, layout.first, layout.experts, p.n, p.k, units, layout.tiles, layout.per_row,
+        streamed_kernel, (min(units, s.streamed * sms),), y, x.values, x.factors,
+        _tiles(weight.values, p, STEP.value // 8), _tiles(weight.scales, p, STEP.value // 64),
+        weight.row_scales, layout.pairs, layout.table, layout.ids, layout.first,
+        layout.experts, p.n, p.k, units, layout.tiles, layout.per_row,
         y.stride(0), x.values.stride(0), weight.row_scales.stride(0),
         choice=choice, LAYOUT=layout.name, ROWS=s.block_m, PARTS=parts, GATED=p.gated,
-        STAGES=s.num_stages, TYPE=getattr(gl, str(x.values.dtype).removeprefix("torch.")), TURNS=turns,
-        maxnreg=REGISTERS // (s.streamed * 32 * (s.num_warps + 4)) // 8 * 8, launch_pdl=True,
+        STAGES=s.num_stages, TYPE=getattr(gl, str(x.values.dtype).removeprefix("torch.")),
+        TURNS=turns, maxnreg=registers, launch_pdl=True,
     )  # fmt: skip
 
 
