@@ -90,7 +90,7 @@ def _problem(rows: Rows, weight: Operand, out: torch.Tensor, expected: int, alig
     if weight.kind == "float" and weight.values.dtype != rows.values.dtype:
         kind = "fp32"
     aligned = weight.aligned and rows.values.stride(0) * rows.values.element_size() % 16 == 0
-    tall = height(expected, num)
+    tall = height(expected, num, kind == "fp16" and weight.kind == "mxfp4")
     while (align and align % tall) or (narrow == "fp8" and k % GROUP and tall == 64):
         tall = {128: 64, 64: SHORT}[tall]
     size = out.element_size()

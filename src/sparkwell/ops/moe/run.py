@@ -160,7 +160,8 @@ def _problems(
     kind = TYPES[x.dtype]
     if any(o.kind == "float" and o.values.dtype != x.dtype for o in (up, back)):
         kind = "fp32"  # no tensor core multiplies two types
-    tall = height(pairs, num_experts)
+    split = kind == "fp16" and "mxfp4" in (up.kind, back.kind)
+    tall = height(pairs, num_experts, split)
     half = x.element_size() if kind != "fp32" else 4
     sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
     sizes += [(back, width, inner, False, 4, inner * half)]

@@ -110,10 +110,13 @@ class Warps:
     num_stages: int = 1
 
 
-def height(pairs: int, num_experts: int) -> int:
-    """Positions of a tile: few where an expert has few, since those of a tile cost all alike."""
+def height(pairs: int, num_experts: int, split: bool = False) -> int:
+    """Positions of a tile: few where an expert has few, since those of a tile cost all alike.
+
+    split: x becomes two tiles (float16 by MXFP4): registers hold no more than short ones.
+    """
     each = pairs / max(1, min(pairs, num_experts))
-    return SHORT if each <= SHORT else 64 if each <= 64 else 128
+    return SHORT if split or each <= SHORT else 64 if each <= 64 else 128
 
 
 def streams(p: Problem) -> bool:
