@@ -27,10 +27,12 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     # terms, which may cancel.  Seen: 2.3e-2 beyond 2^-6 in bfloat16, a gap of 7e-6.
     ("experts", "fp32"): Tolerance(2e-5, 2e-5, 1e-9),
     ("experts", "bf16"): Tolerance(4e-2, 2**-6, 2e-5),
-    # A value at the edge of two codes of e4m3 may get the other one: 2^-4 of a term.
-    ("experts", "fp8"): Tolerance(1e-1, 2**-5, 1e-4),
-    # ... and of e2m1, whose steps are up to a third of a value.
-    ("experts", "fp4"): Tolerance(6e-1, 2**-4, 1e-3),
+    # A value at the edge of two codes of e4m3 may get the other one: 2^-4 of a term.  The reference
+    # with nothing changed but hidden rows rounded to bfloat16 first, 60 draws of the small cases,
+    # results of size 1.4: 0.27 beyond 2^-5, a gap of 1.9e-4.
+    ("experts", "fp8"): Tolerance(4e-1, 2**-5, 4e-4),
+    # ... and of e2m1, whose steps are up to a third of a value: 0.74, and a gap of 3.2e-3.
+    ("experts", "fp4"): Tolerance(1.0, 2**-4, 6e-3),
     ("experts", "fp16"): Tolerance(5e-3, 2**-9, 2e-7),
     # Weights rounded to bfloat16 first: 2^-9 / sqrt(3) of the size of a sum's terms, five times.
     ("matmul", "rounded"): Tolerance(2e-2, 2**-6, 1e-5),

@@ -5,6 +5,8 @@ COMBINE = "ops/moe/kernels/combine.py"
 SORT = "ops/moe/kernels/sort.py"
 GROUPED = "ops/moe/kernels/grouped.py"
 WEIGHTS = "ops/moe/kernels/weights.py"
+STREAMED = "ops/moe/kernels/streamed.py"
+TURNED = "ops/moe/kernels/turned.py"
 PLACES = "ops/moe/kernels/places.py"
 RUN = "ops/moe/run.py"
 TESTS = ["tests/kernels", "-k", "route or experts or grouped or moe"]
@@ -21,16 +23,33 @@ MUTANTS = [
     (ROUTE, "weights * scale", "weights"),
     (ROUTE, "taken = taken | found", "taken = found"),
     (ROUTE, "names = tl.where(found, GROUPS * size, names)", "names = names + 0"),
-    (COMBINE, "total += part * weight", "total += part"),
-    (COMBINE, "part_ptr + (t * k + j) * width", "part_ptr + (t * k) * width"),
-    (COMBINE, "weight_ptr + t * stride_t + j * stride_k", "weight_ptr + t * k + j"),
+    (COMBINE, "total + part * weight", "total + part"),
+    (COMBINE, "part_ptr + ((t * K + j)", "part_ptr + ((t * K)"),
+    (COMBINE, "weight_ptr + t * stride_t + j * stride_k", "weight_ptr + t * K + j"),
     (COMBINE, "(expert >= 0) & (expert < num_experts)", "expert < num_experts"),
     (COMBINE, "- first_expert", "- 0"),
     (SORT, "(place[None, :] < place[:, None])", "(place[None, :] <= place[:, None])"),
     (SORT, "before += tl.sum(tl.where(other < chunk, counts, 0), 0)", "before += 0"),
-    (SORT, "used = owner < num_experts", "used = owner <= num_experts"),
-    (SORT, "(total + BLOCK_M - 1) // BLOCK_M", "tl.minimum(total, 1)"),
-    (SORT, "last - count, 0), 1)) * BLOCK_M", "last - count, 0), 1))"),
+    (
+        SORT,
+        "opening = (along % BLOCK_M == 0) & (again < num_experts)",
+        "opening = again < num_experts",
+    ),
+    (SORT, "tl.sum((less & opening[None, :])", "tl.sum((less | opening[None, :])"),
+    (SORT, "(totals + BLOCK_M - 1) // BLOCK_M", "tl.minimum(totals, 1)"),
+    (SORT, "rank += tl.gather(before, expert, 0)", "rank += 0"),
+    (SORT, "tile_ptr + tile + rank // BLOCK_M", "tile_ptr + tile"),
+    (SORT, "tl.minimum(total - rank, BLOCK_M)", "tl.minimum(total, BLOCK_M)"),
+    (SORT, "opens = known & (rank % BLOCK_M == 0)", "opens = rank % BLOCK_M == 0"),
+    (SORT, "tl.store(tile_ptr + spare, -1,", "tl.store(tile_ptr + spare, 0,"),
+    (STREAMED, 'pair, half = "ab"[scale % 2]', 'pair, half = "ab"[scale // 2]'),
+    (STREAMED, "shl.b32 s, {word}, 8;", "shl.b32 s, {word}, 7;"),
+    (STREAMED, "{4 - 4 * odd};", "{4 * odd};"),
+    (STREAMED, "p{odd + 2}, m, 0xFF00FF00", "p{odd + 2}, m, 0xFFFFFFFF"),
+    (STREAMED, "32 * (row // 2) + 8 * (2 * j", "32 * (row % 2) + 8 * (2 * j"),
+    (TURNED, "tl.maximum(largest, 15) - 14", "tl.maximum(largest, 15) - 15"),
+    (TURNED, "tl.where(bits < 0x7F800000, bits, 0)", "tl.where(bits < 0x7F80, bits, 0)"),
+    (TURNED, "place += column % 4 // 2 * 16", "place += column % 4 // 2 * 32"),
     (GROUPED, "source = first + tl.where(row < count, row, 0)  #", "source = first + row  #"),
     (GROUPED, "source = source // per_row", "source += 0"),
     (GROUPED, "if SCATTER and pair_ptr is not None", "if SCATTER and pair_ptr is None"),

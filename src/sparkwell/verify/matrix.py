@@ -147,16 +147,18 @@ def _launches(case: Case, inputs: Mapping[str, Any], one: Target) -> list[Use]:
 
 
 def one_a_row(uses: Sequence[Use]) -> tuple[Use, ...]:
-    """Of each row on each target, the launches of one case: that of a published shape, if any."""
-    chosen: dict[tuple[str, str, int, str], str] = {}
+    """Of each row on each target, and of each form of its problems where they name one, the
+    launches of one case: that of a published shape, if any."""
+    chosen: dict[tuple[str, str, int, str, str], str] = {}
     sizes = ("model", "timed", "small")
     for use in sorted(uses, key=lambda use: sizes.index(use.case.size)):  # a stable sort
         chosen.setdefault(_place(use), use.case.name)
     return tuple(use for use in uses if chosen[_place(use)] == use.case.name)
 
 
-def _place(use: Use) -> tuple[str, str, int, str]:
-    return use.case.op, use.choice.op, use.target.sm, use.choice.row.name
+def _place(use: Use) -> tuple[str, str, int, str, str]:
+    form = getattr(use.choice.problem, "form", "")
+    return use.case.op, use.choice.op, use.target.sm, use.choice.row.name, form
 
 
 def unreached(

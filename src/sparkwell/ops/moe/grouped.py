@@ -75,7 +75,8 @@ def grouped_rows(
         )  # fmt: skip
         return
     tall = choice.schedule.block_m
-    rows = replace(rows, values=turned(rows.values, bits(choice, stored)))
+    if turn := bits(choice, stored):
+        rows = turned(rows.values, turn, choice.target)
     depth = total // num if counted else total
     # Groups hold about what is expected, not all they have room for: half as much again is ready.
     slots = triton.cdiv(min(depth, 3 * (each or depth) // 2), tall) if counted else 1
@@ -108,11 +109,13 @@ def _problem(rows: Rows, weight: Operand, out: torch.Tensor, expected: int, alig
     if weight.kind == "float" and weight.values.dtype != rows.values.dtype:
         kind = "fp32"
     aligned = weight.aligned and rows.values.stride(0) * rows.values.element_size() % 16 == 0
-    tall = height(expected, num)
+    tall = height(expected, num, kind == "fp16" and weight.kind == "mxfp4")
     while (align and align % tall) or (narrow == "fp8" and k % GROUP and tall == 64):
         tall = {128: 64, 64: SHORT}[tall]
     size = out.element_size()
-    found = Problem(weight.kind, kind, tall, n, k, False, weight.factored, size, aligned)
+    found = Problem(
+        weight.kind, kind, tall, n, k, False, weight.factored, size, aligned, stacked=False
+    )
     if narrow:
         return _quantized(found, weight, device_of(out.device).target)
     return found if regular(found) else replace(found, height=SHORT)

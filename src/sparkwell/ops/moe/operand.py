@@ -60,6 +60,18 @@ class Operand:
         size = self.values.element_size()
         return all(step * size % 16 == 0 for step in self.values.stride()[:-1])
 
+    @property
+    def stacked(self) -> bool:
+        """Whether rows of codes and of scales begin at 16 n bytes and have one distance each."""
+        stacks = [t for t in (self.values, self.scales) if t is not None]
+        return all(
+            t.ndim == 3
+            and t.storage_offset() * t.element_size() % 16 == 0
+            and t.stride(1) * t.element_size() % 16 == 0
+            and t.stride(0) == t.shape[1] * t.stride(1)
+            for t in stacks
+        )
+
 
 def _two(t: torch.Tensor | None) -> tuple[int, int]:
     return (0, 0) if t is None else (t.stride(0), t.stride(1) if t.ndim > 2 else 0)

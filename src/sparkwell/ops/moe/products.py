@@ -7,11 +7,14 @@ import triton
 import triton.language as tl
 
 from sparkwell.hardware.targets import Feature, Target
+from sparkwell.ops.device import device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.moe.kernels.grouped import grouped_kernel
+from sparkwell.ops.moe.kernels.streamed import streamed
+from sparkwell.ops.moe.kernels.turned import STREAMED, turn_kernel
 from sparkwell.ops.moe.operand import Operand
-from sparkwell.ops.moe.schedule import Problem
-from sparkwell.ops.schedule import Choice
+from sparkwell.ops.moe.schedule import TURN, CombineProblem, Problem, turn_shared
+from sparkwell.ops.schedule import Choice, pick
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _OPERAND = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
@@ -25,7 +28,7 @@ class Layout:
     pairs: which pair stands at a position.  table: [3, tiles] int32.
     first, experts: the range of experts whose weights are here.  per_row: pairs of a row of x.
     height: rows of x, "counted": of a group, each of whose `slots` takes every slots-th tile.
-    align: of "rows" and "ends".
+    align: of "rows" and "ends".  counts: what the table is made of, held while that may last.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Layout:
     height: int = 0
     align: int = 1
     slots: int = 1
+    counts: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def product(
     gather: bool = False,
     scatter: bool = False,
     turns: int = 0,
+    parts: int = 1,
     add: torch.Tensor | None = None,
 ) -> None:
     """gather: x by a pair's row.  scatter: y by the pair.  add: to the product, may be y itself.
@@ -75,6 +80,10 @@ def product(
     Where the schedule is turned, x is (`turned`).  turns: bits of the codes for which y is to be.
     """
     s, p = choice.schedule, problem
+    if s.streamed:
+        sms = device_of(y.device).sms
+        streamed(y, x, weight, layout, choice, p, turns=turns, parts=parts, sms=sms)
+        return
     step = s.step(p.group)
     kind, convert = _operand(weight.kind, p.type, choice.target)
     convert = convert and not s.turned  # which takes codes out of words by integer steps
@@ -99,17 +108,40 @@ def product(
 
 def bits(choice: Choice, weight: Operand) -> int:
     """Of the codes for which a schedule wants x turned; 0: it does not."""
-    return 0 if not choice.schedule.turned else 8 if weight.kind.startswith("fp8") else 4
+    return (
+        0
+        if not choice.schedule.turned
+        else STREAMED.value
+        if choice.schedule.streamed
+        else 8
+        if weight.kind.startswith("fp8")
+        else 4
+    )
 
 
-def turned(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Columns in the order that `kernels.turned` says; x itself for 0 bits."""
+def turned(x: torch.Tensor, bits: int, target: Target, early: bool = False) -> Rows:
+    """Columns in the order that `kernels.turned` says; x itself for 0 bits.
+
+    Streams take bfloat16 as float16, with a power of two a row.
+    early: the kernel before does not make x and lets the next one start.
+    """
     if not bits:
-        return x
+        return Rows(x)
     rows, k = x.shape
-    pairs = 16 // bits  # of a word
-    parts = x.reshape(rows, k // (8 * pairs), 4, 2, pairs)
-    return parts.permute(0, 1, 4, 2, 3).reshape(rows, k)
+    choice, block = (
+        pick("experts", TURN, CombineProblem(k), target, shared=turn_shared),
+        triton.next_power_of_2(k),
+    )
+    y, factors = torch.empty((rows, k), dtype=x.dtype, device=x.device), None
+    if bits == STREAMED.value and x.dtype == torch.bfloat16:
+        y = torch.empty_like(y, dtype=torch.float16)
+        factors = torch.empty(rows, dtype=torch.float32, device=x.device)
+    launch(
+        turn_kernel, (rows,), y, factors, x, k, x.stride(0), choice=choice,
+        BITS=bits, BLOCK=block, EARLY=bits == STREAMED.value and not interpreting(),
+        launch_pdl=early,
+    )  # fmt: skip
+    return Rows(y, factors=factors)
 
 
 def _operand(form: str, kind: str, target: Target) -> tuple[tl.dtype, bool]:

@@ -15,7 +15,7 @@ from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import Weight
 from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import Device, device_of
-from sparkwell.ops.launch import launch
+from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import memory_bound_rows
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
@@ -23,6 +23,7 @@ from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
     COMBINE,
+    FEW,
     FP4_STEP,
     GROUP,
     SHORT,
@@ -35,6 +36,7 @@ from sparkwell.ops.moe.schedule import (
     narrowed,
     regular,
     shared,
+    streams,
 )
 from sparkwell.ops.quantize import quantize_activations
 from sparkwell.ops.ragged import unit_stride
@@ -64,22 +66,31 @@ def experts_rows(
     if not out.numel():
         return out
     ordered = x if up.order is None else x.index_select(1, up.order)
-    lift, drop = _problems(ordered, up, back, len(flat))
     device = device_of(x.device)
+    lift, drop = _problems(ordered, up, back, len(flat), device.target.sm)
     target, each = device.target, len(flat) / min(len(flat), num_experts)
     if narrow := _narrow(lift, drop, gate_up, device, arithmetic, each):
         lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
     chosen = [_pick(problem, x.device) for problem in (lift, drop)]
-    tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, chosen[0].schedule.block_m)
+    early = bool(chosen[0].schedule.streamed)  # kernels of streams start before others are over
+    tall = chosen[0].schedule.block_m
+    tiles = _tiles(flat, ids.shape[1], first_expert, num_experts, tall, early)
 
     hidden = x.new_empty(len(flat), inner, dtype=_HIDDEN.get(lift.type, x.dtype))
-    ordered, turns = turned(ordered, bits(chosen[0], up)), bits(chosen[1], back)
-    product(hidden, _rows(ordered, lift), up, tiles, chosen[0], lift, gather=True, turns=turns)
+    turn, turns = bits(chosen[0], up), bits(chosen[1], back)
+    rows_up = (
+        turned(ordered, turn, target, early and tiles.pairs is not None)
+        if turn
+        else _rows(ordered, lift)
+    )
+    product(hidden, rows_up, up, tiles, chosen[0], lift, gather=True, turns=turns)
     if back.order is not None:
         hidden = hidden.index_select(1, back.order)
-    parts = torch.empty(len(flat), width, dtype=torch.float32, device=x.device)
-    product(parts, _rows(hidden, drop), back, tiles, chosen[1], drop, scatter=True)
-    _combine(out, parts, weights, flat, tiles)
+    split = _split(chosen[1], drop, tiles, device)
+    parts = torch.empty(len(flat) * split, width, dtype=torch.float32, device=x.device)
+    rows_back = _rows(hidden, drop)
+    product(parts, rows_back, back, tiles, chosen[1], drop, scatter=True, parts=split)
+    _combine(out, parts, weights, flat, tiles, split, bool(chosen[1].schedule.streamed))
     return out
 
 
@@ -141,26 +152,44 @@ def _lacking(wanted: str, problems: tuple[Problem, Problem], target: Target) -> 
     return f"wants rows at multiples of 16 bytes, k of {step} n{blocks} columns"
 
 
-def _problems(x: torch.Tensor, up: Operand, back: Operand, pairs: int) -> tuple[Problem, Problem]:
+def _problems(
+    x: torch.Tensor, up: Operand, back: Operand, pairs: int, sm: int
+) -> tuple[Problem, Problem]:
     """Both products; of one tile height, since one table of tiles serves both."""
     num_experts, width, inner = back.shape
     kind = TYPES[x.dtype]
     if any(o.kind == "float" and o.values.dtype != x.dtype for o in (up, back)):
         kind = "fp32"  # no tensor core multiplies two types
-    tall = height(pairs, num_experts)
+    split = kind == "fp16" and "mxfp4" in (up.kind, back.kind)
+    tall = height(pairs, num_experts, split)
     half = x.element_size() if kind != "fp32" else 4
     sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
     sizes += [(back, width, inner, False, 4, inner * half)]
     found = [
-        Problem(o.kind, kind, tall, n, k, gated, o.factored, size, o.aligned and step % 16 == 0)
+        Problem(
+            o.kind,
+            kind,
+            tall,
+            n,
+            k,
+            gated,
+            o.factored,
+            size,
+            o.aligned and step % 16 == 0,
+            stacked=o.stacked and not interpreting(),
+        )
         for o, n, k, gated, size, step in sizes
     ]
     if not all(map(regular, found)):
         found = [replace(problem, height=SHORT) for problem in found]
+    elif pairs <= FEW * min(pairs, num_experts) and sm == 90 and all(map(streams, found)):
+        found = [replace(problem, height=SHORT // 2) for problem in found]
     return found[0], found[1]
 
 
-def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int) -> Layout:
+def _tiles(
+    ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: int, early: bool
+) -> Layout:
     """The tiles of all pairs: for one token the pairs themselves, otherwise sorted by expert."""
     pairs = len(ids)
     if pairs == per_row:
@@ -181,10 +210,19 @@ def _tiles(ids: torch.Tensor, per_row: int, first: int, num_experts: int, tall: 
     launch(
         place_kernel, (chunks,), *made, ids, counts, pairs, first, num_experts, chunks, num,
         choice=choice, ONE=chunks == 1, CHUNK=chunk, BLOCK_E=bins, BLOCK_C=COUNTED,
-        BLOCK_T=LISTED, BLOCK_M=tall,
+        BLOCK_T=LISTED, BLOCK_M=tall, EARLY=early,
     )  # fmt: skip
     pair, table = made
-    return Layout("sorted", num, num_experts, None, pair, table, first, per_row)
+    return Layout("sorted", num, num_experts, None, pair, table, first, per_row, counts=counts)
+
+
+def _split(choice: Choice, p: Problem, tiles: Layout, device: Device) -> int:
+    """Parts of the columns that have units of their own: 2 where that fills blocks better."""
+    if not choice.schedule.streamed:
+        return 1
+    s = choice.schedule
+    units, slots = tiles.tiles * triton.cdiv(p.n, s.block_n), s.streamed * device.sms
+    return 2 if triton.cdiv(2 * units, slots) < 2 * triton.cdiv(units, slots) else 1
 
 
 def _combine(
@@ -193,12 +231,14 @@ def _combine(
     weights: torch.Tensor,
     ids: torch.Tensor,
     tiles: Layout,
+    split: int,
+    early: bool,
 ) -> None:
     rows, width = out.shape
     choice = pick("experts", COMBINE, CombineProblem(width), device_of(out.device).target)
     block = choice.schedule.block
     launch(
         combine_kernel, (rows, triton.cdiv(width, block)), out, parts, weights, ids, tiles.first,
-        tiles.experts, tiles.per_row, width, weights.stride(0), weights.stride(1), choice=choice,
-        BLOCK=block,
+        tiles.experts, width, weights.stride(0), weights.stride(1), choice=choice,
+        K=tiles.per_row, BLOCK=block, PARTS=split, EARLY=early, launch_pdl=early,
     )  # fmt: skip

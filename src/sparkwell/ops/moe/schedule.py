@@ -25,7 +25,9 @@ STEP = 32  # columns at a time where a row of the table does not say
 WHOLE = 64  # what k and groups are multiples of where a row says
 GROUP = 128  # columns of FP8 operands that share a scale
 FP4_STEP = 256  # columns at a time where both operands are NVFP4
-SHORT = 16  # the least height of a tile
+STREAM = 256  # columns at a time where one warp copies
+SHORT = 16  # the least height of a tile but of streams
+FEW = 4  # rows of an expert for which streams have tiles of half that
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Problem:
     group: columns whose sums share a factor; 0: the operand has its scales in it.
     result: bytes of a value of the result.
     aligned: rows of every operand start at multiples of 16 bytes.
+    stacked: rows of all experts, scales' too, have one distance, a multiple of 16 bytes.
     boxes: the copy engine reads both operands, rows of a block of 128 share a scale, and nothing
         but the rows' own group decides where they lie.
     """
@@ -50,7 +53,13 @@ class Problem:
     group: int = 0
     result: int = 4
     aligned: bool = True
+    stacked: bool = True
     boxes: bool = False
+
+    @property
+    def form(self) -> str:
+        """Formats of both operands: one row serves several, by code of its own for each."""
+        return f"{self.kind} by {self.type}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Schedule:
 
     block_k 0: as many as a group allows, 32 at most.
     turned: columns of x come in the order in which threads hold a weight's codes.
+    streamed: warps have roles and so many blocks stay on a multiprocessor; 0: not so.
     roles: some warps copy, the others multiply (`kernels.fp8_products`).
     """
 
@@ -68,6 +78,7 @@ class Schedule:
     num_warps: int
     num_stages: int = 1
     turned: bool = False
+    streamed: int = 0
     roles: bool = False
 
     def step(self, group: int) -> int:
@@ -105,10 +116,19 @@ class Warps:
     num_stages: int = 1
 
 
-def height(pairs: int, num_experts: int) -> int:
-    """Positions of a tile: few where an expert has few, since those of a tile cost all alike."""
+def height(pairs: int, num_experts: int, split: bool = False) -> int:
+    """Positions of a tile: few where an expert has few, since those of a tile cost all alike.
+
+    split: x becomes two tiles (float16 by MXFP4): registers hold no more than short ones.
+    """
     each = pairs / max(1, min(pairs, num_experts))
-    return SHORT if each <= SHORT else 64 if each <= 64 else 128
+    return SHORT if split or each <= SHORT else 64 if each <= 64 else 128
+
+
+def streams(p: Problem) -> bool:
+    """Whether a weight can be copied by tiles, and its products take parts of the columns."""
+    whole = p.k % STREAM == 0 and (p.gated or p.n % 64 == 0)
+    return p.kind == "nvfp4" and p.type in ("bf16", "fp16") and p.stacked and p.aligned and whole
 
 
 def narrowed(p: Problem, kind: str, target: Target) -> Problem:
@@ -134,6 +154,10 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
     if s.roles:
         return roles_shared(s.block_n, s.num_stages, True, p.result > 2)
     step, halves = s.step(p.group), 2 if p.gated else 1
+    if s.streamed:
+        rows = halves * s.block_n
+        ring = s.num_stages * step * (rows // 2 + rows // 16 + 2 * s.block_m)
+        return ring + (4 * s.block_n * s.block_m if p.gated else 0)
     if p.type == "fp32":  # one operand pair at a time
         return 4 * step * (s.block_m + s.block_n)
     if s.num_stages == 1:
@@ -161,7 +185,13 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         return max(buffers, p.result * s.block_m * s.block_n + padding)
     if p.group and not eight and target.missing(Feature.WGMMA):  # each sum is waited for
         return buffers
-    return buffers + x + (weight if p.kind == "float" else 0)
+    split = p.kind == "mxfp4" and p.type == "fp16"  # x as two bfloat16 tiles
+    return buffers + (2 * x if split else x) + (weight if p.kind == "float" else 0)
+
+
+def turn_shared(p: CombineProblem, s: Warps, _: Target) -> int:
+    """Bytes of shared memory a block takes: a row between two orders, some of it at a time."""
+    return min(2 * p.width, 1024 * s.num_warps)
 
 
 _BYTES = {"float": 2.0, "fp8-block": 1.0, "fp8-rows": 1.0, "nvfp4": 0.5, "mxfp4": 0.5, "int4": 0.5}
@@ -211,6 +241,19 @@ def _rows(
     return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
 
 
+def _streams(name: str, s: Schedule, gated: bool) -> list[Row]:
+    """A Hopper row of NVFP4 by few rows."""
+
+    def when(p: Problem) -> bool:
+        return streams(p) and p.height == s.block_m and p.gated == gated
+
+    serves = (
+        f"nvfp4; 16-bit x, k of {STREAM} n, experts side by side, tiles of {s.block_m}, "
+        f"{'' if gated else 'not '}gated"
+    )
+    return [Row(name, s, frozenset({90}), when, serves, HMMA)]
+
+
 def _odd(name: str, s: Schedule, exact: bool) -> list[Row]:
     def when(p: Problem) -> bool:
         fits = p.height == s.block_m and p.group % 16 == 0
@@ -239,6 +282,10 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
+    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 4, 3, True, 3),   True),
+    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 4, 3, True, 3),  False),
+    *_streams("fp4-streamed-16", Schedule(16, 64, 256, 4, 2, True, 3),  True),
+    *_streams("fp4-streamed-16", Schedule(16, 128, 256, 4, 2, True, 3), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),
@@ -271,6 +318,10 @@ SORT: tuple[Row, ...] = (
 ROUTE: tuple[Row, ...] = (
     Row("few",  Warps(1), EVERY, lambda p: p.num_experts <= 128, "E <= 128", NO_MMA),
     Row("many", Warps(4), EVERY, lambda p: True,                 "every E",  NO_MMA),
+)
+
+TURN: tuple[Row, ...] = (
+    Row("turn", Warps(8), frozenset({90}), lambda p: True, "every width", NO_MMA),
 )
 
 COMBINE: tuple[Row, ...] = (

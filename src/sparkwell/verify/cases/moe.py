@@ -121,6 +121,19 @@ CASES: tuple[Case, ...] = (
     _case(3, 2, (2, 128, 64), "mxfp4", "bf16"),
     _case(3, 2, (2, 128, 64), "int4-ordered", "fp16"),
     _case(66, 2, (1, 128, 64), "int4-64", "bf16"),
+    # Streams: rows of 8 and of 16, parts of the columns, outputs that do not fill a unit, one
+    # product of the two only, an expert with more rows than a tile, a range of experts.
+    *(
+        _case(rows, topk, shape, "nvfp4", dtype)
+        for rows, topk, shape, dtype in (
+            (1, 3, (5, 256, 512), "bf16"), (5, 2, (4, 512, 256), "fp16"),
+            (3, 2, (4, 256, 96), "bf16"), (3, 2, (4, 192, 256), "bf16"),
+            (24, 2, (4, 256, 256), "bf16"),
+        )
+    ),
+    _case(12, 2, (9, 256, 256), "nvfp4", "bf16", one=True),
+    _case(9, 3, (4, 256, 256), "nvfp4", "bf16", first=3),
+    _case(70, 2, (40, 256, 256), "nvfp4", "bf16"),
     _case(2, 2, (2, 64, 128), "nvfp4", back="fp8-block"),
     _case(9, 3, (4, 64, 64), "bf16", first=3),
     _case(1, 12, (3, 128, 64), "nvfp4", first=7),

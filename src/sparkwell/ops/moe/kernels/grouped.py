@@ -35,12 +35,15 @@ def _split(x, lower):
 def _add_product(total, weight, x, factor, SCALED: tl.constexpr):
     """total + weight x, SCALED: total + factor * (weight x)."""
     precision: tl.constexpr = "ieee" if weight.dtype == tl.float32 else "tf32"
-    if not SCALED:
-        if x.dtype == tl.float16 and weight.dtype == tl.bfloat16:
-            total = tl.dot(weight, _split(x, True), total)
-            return tl.dot(weight, _split(x, False), total)
-        return tl.dot(weight, x, total, input_precision=precision)
-    return total + tl.dot(weight, x, input_precision=precision) * factor
+    SPLIT: tl.constexpr = x.dtype == tl.float16 and weight.dtype == tl.bfloat16
+    if SCALED:
+        total += tl.dot(weight, x, input_precision=precision) * factor
+    elif SPLIT:
+        total = tl.dot(weight, _split(x, True), total)
+        total = tl.dot(weight, _split(x, False), total)
+    else:
+        total = tl.dot(weight, x, total, input_precision=precision)
+    return total
 
 
 @triton.jit

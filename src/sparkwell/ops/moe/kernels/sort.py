@@ -4,11 +4,13 @@ position(p) = |{q: expert(q) < expert(p)}| + |{q < p: expert(q) = expert(p)}|   
 
 Deterministic: within an expert in the order of the list.  A pair whose id names no expert of the
 range gets no position.  A tile is up to BLOCK_M neighbours of one expert: (expert, first position,
-rows); tiles stand in the order of the experts, and those not needed have expert -1.
+rows); tiles stand in the order of the experts, and those not needed have expert -1.  The pair that
+a tile begins with writes it.
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 # ---------------------------------------------------------------- kernels
 
@@ -38,44 +40,54 @@ def count_kernel(
 def place_kernel(
     pair_ptr, tile_ptr, id_ptr, count_ptr, pairs, first_expert, num_experts, chunks, tiles,
     ONE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_M: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """pair_at[position] = pair, and this chunk's share of the tiles.  ONE: a single chunk."""
+    """pair_at[position] = pair, and the tiles that its pairs open.  ONE: a single chunk.
+
+    EARLY: the next kernel may start now.
+    """
+    if EARLY:
+        gdc_launch_dependents()
     chunk = tl.program_id(0)
     place = tl.arange(0, CHUNK)
     expert = _local(id_ptr, pairs, first_expert, num_experts, chunk * CHUNK + place)
-    names = tl.arange(0, BLOCK_E)
-
-    before = tl.zeros((BLOCK_E,), tl.int32)  # pairs of an expert in earlier chunks
+    # Both sides of comparisons are loaded: rows of them and columns of them.
+    again = _local(id_ptr, pairs, first_expert, num_experts, chunk * CHUNK + place)
+    same = expert[:, None] == again[None, :]
+    rank = tl.sum((same & (place[None, :] < place[:, None])).to(tl.int32), 1)
     if ONE:
-        total = tl.histogram(expert, BLOCK_E)
+        total = tl.sum(same.to(tl.int32), 1)
+        less = again[None, :] < expert[:, None]
+        start = tl.sum(less.to(tl.int32), 1)
+        along = tl.sum((same & (place[:, None] < place[None, :])).to(tl.int32), 0)  # rank, as a row
+        opening = (along % BLOCK_M == 0) & (again < num_experts)
+        tile = tl.sum((less & opening[None, :]).to(tl.int32), 1)
+        used = tl.sum(opening.to(tl.int32), 0)
     else:
-        total = tl.zeros((BLOCK_E,), tl.int32)
+        names = tl.arange(0, BLOCK_E)
+        before = tl.zeros((BLOCK_E,), tl.int32)  # pairs of an expert in earlier chunks
+        totals = tl.zeros((BLOCK_E,), tl.int32)
         for first in range(0, chunks, BLOCK_C):
             other = (first + tl.arange(0, BLOCK_C))[:, None]
             counts = tl.load(
                 count_ptr + other * BLOCK_E + names[None, :], mask=other < chunks, other=0
             )
-            total += tl.sum(counts, 0)
+            totals += tl.sum(counts, 0)
             before += tl.sum(tl.where(other < chunk, counts, 0), 0)
-    start = tl.cumsum(total, 0) - total
+        count = tl.where(names < num_experts, (totals + BLOCK_M - 1) // BLOCK_M, 0)
+        rank += tl.gather(before, expert, 0)
+        total = tl.gather(totals, expert, 0)
+        start = tl.gather(tl.cumsum(totals, 0) - totals, expert, 0)
+        tile = tl.gather(tl.cumsum(count, 0) - count, expert, 0)
+        used = tl.sum(count, 0)
+    known = expert < num_experts
+    tl.store(pair_ptr + start + rank, chunk * CHUNK + place, mask=known)
 
-    # Both sides of the comparison are loaded: a row of it and a column of it.
-    again = _local(id_ptr, pairs, first_expert, num_experts, chunk * CHUNK + place)
-    same = (expert[:, None] == again[None, :]) & (place[None, :] < place[:, None])
-    position = tl.gather(start + before, expert, 0) + tl.sum(same.to(tl.int32), 1)
-    tl.store(pair_ptr + position, chunk * CHUNK + place, mask=expert < num_experts)
-
-    count = (total + BLOCK_M - 1) // BLOCK_M
-    last = tl.cumsum(count, 0)
+    opens = known & (rank % BLOCK_M == 0)
+    at = tile_ptr + tile + rank // BLOCK_M
+    tl.store(at, expert, mask=opens)
+    tl.store(at + tiles, start + rank, mask=opens)
+    tl.store(at + 2 * tiles, tl.minimum(total - rank, BLOCK_M), mask=opens)
     for base in range(chunk * BLOCK_T, tiles, chunks * BLOCK_T):
-        tile = base + tl.arange(0, BLOCK_T)
-        owner = tl.sum((last[None, :] <= tile[:, None]).to(tl.int32), 1)
-        mine = names[None, :] == owner[:, None]
-        row = (tile - tl.sum(tl.where(mine, last - count, 0), 1)) * BLOCK_M
-        rows = tl.minimum(tl.sum(tl.where(mine, total, 0), 1) - row, BLOCK_M)
-        row += tl.sum(tl.where(mine, start, 0), 1)
-        used = owner < num_experts
-        tl.store(tile_ptr + tile, tl.where(used, owner, -1), mask=tile < tiles)
-        tl.store(tile_ptr + tiles + tile, tl.where(used, row, 0), mask=tile < tiles)
-        tl.store(tile_ptr + 2 * tiles + tile, tl.where(used, rows, 0), mask=tile < tiles)
+        spare = base + tl.arange(0, BLOCK_T)
+        tl.store(tile_ptr + spare, -1, mask=(spare >= used) & (spare < tiles))

@@ -5,11 +5,14 @@ lie elsewhere in a row.  So a thread takes the codes of an int32 as its share, a
 with their columns in the order that this makes (`turned_place`):
   four bits   of 32 columns, 8 t + 4 e + p stands at 8 p + 2 t + e         (word t, pair p of it)
   eight bits  of 16 columns, 4 t + 2 e + h stands at 8 h + 2 t + e
+  streamed    of 256 columns, 64 t + 16 g + 8 j + 4 e + 2 b + h stands at
+              64 g + 32 j + 16 b + 8 h + 2 t + e
 Values and factors are those of `weight_tile`.
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sparkwell.ops.moe.kernels.weights import block_scale
 
@@ -44,14 +47,49 @@ mov.b32 {$2, $3}, m; }""")
 _OUTPUTS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r")
 
 
+STREAMED = tl.constexpr(256)
+
+
 @triton.jit
 def turned_place(column, BITS: tl.constexpr):
-    """Where a column of x stands in rows for codes of BITS bits."""
-    if BITS == 4:
+    """Where a column of x stands in rows for codes of BITS bits, or STREAMED."""
+    if BITS == STREAMED:
+        place = column // 256 * 256 + column % 64 // 16 * 64 + column % 16 // 8 * 32
+        place += column % 4 // 2 * 16 + column % 2 * 8 + column % 256 // 64 * 2 + column % 8 // 4
+    elif BITS == 4:
         place = column // 32 * 32 + column % 4 * 8 + column % 32 // 8 * 2 + column % 8 // 4
     else:
         place = column // 16 * 16 + column % 2 * 8 + column % 16 // 4 * 2 + column % 4 // 2
     return place
+
+
+@triton.jit
+def turn_kernel(
+    y_ptr, factor_ptr, x_ptr, k, stride_x,
+    BITS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """A row of x with its columns turned.
+
+    EARLY: this may have started before the kernel before it was over, which it does not read, and
+    the next one may start when that is over.
+
+    factor_ptr: y is float16, the row times a power of two that brings its largest finite value to
+    2^14 .. 2^15: bfloat16 is exact so, or off by 2^-40 of the largest, which no fp32 sum shows.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row * stride_x + column, mask=column < k, other=0.0)
+    if factor_ptr is not None:
+        bits = x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        largest = tl.max(tl.where(bits < 0x7F800000, bits, 0), 0) >> 23  # exponent, biased
+        power = tl.maximum(largest, 15) - 14  # 2^(power - 127) is divided out
+        x = x.to(tl.float32) * ((254 - power) << 23).to(tl.float32, bitcast=True)
+        tl.store(factor_ptr + row, (power << 23).to(tl.float32, bitcast=True))
+    y = y_ptr + row * k + turned_place(column, BITS)
+    tl.store(y, x.to(y_ptr.dtype.element_ty), mask=column < k)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @triton.jit
