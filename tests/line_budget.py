@@ -4,13 +4,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "sparkwell"
 BUDGET = {  # raising one is a line in a diff that somebody has to defend
-    "": 250,
+    "": 265,
     "hardware": 1300,
     "formats": 1800,
     "checkpoints": 3600,
     "ops": 14500,
     "verify": 4800,
     "compat": 1600,
+    "doctor": 3500,
     "bench": 2200,
     "models": 1400,
     "engine": 2300,

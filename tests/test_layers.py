@@ -19,6 +19,7 @@ MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
     "checkpoints": BASE | {"hardware", "formats"},
     "ops": BASE | {"hardware", "formats"},
     "verify": BASE | {"hardware", "formats", "ops"},
+    "doctor": BASE | {"hardware"},
     "compat": BASE | {"hardware", "formats", "ops"},
     "models": BASE | {"hardware", "formats", "checkpoints", "ops"},
     "engine": BASE | {"hardware", "formats", "checkpoints", "ops", "models"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
     "__main__": {"cli"},
 }
 MAY_USE_TRITON = {"ops", "verify"}
-NO_TORCH = ["hardware", "server", "cli", "engine/request.py", "engine/pages.py"]
+NO_TORCH = ["hardware", "doctor", "server", "cli", "engine/request.py", "engine/pages.py"]
 NO_TORCH += [
     "engine/scheduler.py",
     "engine/core.py",
