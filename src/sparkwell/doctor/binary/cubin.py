@@ -1,0 +1,198 @@
+"""A cubin: an ELF file of machine 190 with one section of code for each kernel.
+
+| fact | where |
+|---|---|
+| SM | e_flags: low byte (ABI 7), second byte (ABI 8, from CUDA 12.9) |
+| suffix "a" | e_flags bit 11 (ABI 7), bit 3 (ABI 8), or attribute 9 of `.nv.compat` |
+| suffix "f" | only the command line in `.note.nv.tkinfo`, or the fatbin entry around it |
+| kernels | `.symtab`: functions with bit 4 of st_other |
+| compiler | `.note.nv.tkinfo`: text "..., V13.0.88" |
+"""
+
+import re
+from dataclasses import dataclass, field
+from struct import Struct
+
+from sparkwell.doctor.binary import elf, sass
+from sparkwell.doctor.binary.code import NOTHING, Code
+from sparkwell.doctor.binary.view import Damage, View, text
+from sparkwell.doctor.images import Kernel, Level
+
+SYMBOL = Struct("<IBBHQQ")
+FUNCTION, ENTRY = 2, 0x10  # type in st_info, mark in st_other
+ATTRIBUTE = Struct("<BBH")
+WITH_BODY, ONE_BYTE = 4, 2  # formats of an attribute whose value follows, or is one byte
+ACCELERATED = 9  # attribute of .nv.compat: the code is for this SM alone
+ABI8_OSABI, ABI8 = 0x41, 8
+MULTICAST = "__cuda_syscall_cp_async_bulk"
+PRINTS = {"vprintf", "__assertfail"}
+VERSION = re.compile(rb", V(\d+\.\d+\.\d+)")
+TARGET = re.compile(rb"-arch[ =]+sm_\d+([af])")
+NONE: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Memo:
+    """Names and sets met before, so that equal ones are kept once; and how many more may come."""
+
+    kernels_left: int = 1_000_000
+    name_bytes_left: int = 1 << 26
+    names: dict[bytes, str] = field(default_factory=dict)
+    sets: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)
+
+    def name(self, raw: bytes, offset: int) -> str:
+        found = self.names.get(raw)
+        if found is None:
+            self.name_bytes_left -= len(raw)
+            if self.name_bytes_left < 0:
+                raise Damage(offset, "kernel names", "too long together", "at most 64 MiB a file")
+            found = self.names[raw] = text(raw)
+        return found
+
+    def count(self, offset: int) -> None:
+        self.kernels_left -= 1
+        if self.kernels_left < 0:
+            raise Damage(offset, "kernels", "too many", "at most 1,000,000 a file")
+
+    def family(self, names: frozenset[str]) -> frozenset[str]:
+        return self.sets.setdefault(names, names)
+
+
+@dataclass(frozen=True, slots=True)
+class Cubin:
+    sm: int
+    suffix: str
+    relocatable: bool
+    toolkit: str | None
+    kernels: tuple[Kernel, ...] | None  # None below Level.KERNELS, and where the table is damaged
+    problems: tuple[str, ...]
+
+
+def is_cubin(view: View) -> bool:
+    return view.starts(elf.MAGIC64) and view.starts(elf.CUDA.to_bytes(2, "little"), 18)
+
+
+def read_cubin(view: View, level: Level, memo: Memo) -> Cubin:
+    """Facts of one cubin.  Raises Damage where its header or section table does not parse."""
+    whole = elf.read_elf(view)
+    sm, suffix = target(whole)
+    problems: list[str] = []
+    toolkit, kernels = None, None
+    try:
+        toolkit, said = tool(whole)
+        suffix = suffix or accelerated(whole) or said
+        if level >= Level.KERNELS:
+            kernels = read_kernels(whole, sm, level, memo)
+    except Damage as damage:
+        problems.append(str(damage))
+    relocatable = whole.header.type == elf.RELOCATABLE
+    return Cubin(sm, suffix, relocatable, toolkit, kernels, tuple(problems))
+
+
+def target(whole: elf.Elf) -> tuple[int, str]:
+    """(SM, "a" or "") of e_flags."""
+    flags, ident = whole.header.flags, whole.header.ident
+    if ident[7] == ABI8_OSABI or ident[8] >= ABI8:
+        return flags >> 8 & 0xFF, "a" if flags & 0x8 else ""
+    return flags & 0xFF, "a" if flags & 0x800 else ""
+
+
+def tool(whole: elf.Elf) -> tuple[str | None, str]:
+    """(version of the compiler, suffix on its command line)."""
+    for section in whole.sections:
+        if section.type == elf.NOTES and whole.name(section) == ".note.nv.tkinfo":
+            body = bytes(whole.body(section, ".note.nv.tkinfo size").data)
+            version, given = VERSION.search(body), TARGET.search(body)
+            return version and version[1].decode(), given[1].decode() if given else ""
+    return None, ""
+
+
+def accelerated(whole: elf.Elf) -> str:
+    """ "a" if `.nv.compat` says so."""
+    for section in whole.sections:
+        if whole.names.startswith(b".nv.compat\0", section.name):
+            body, at = whole.body(section, ".nv.compat size"), 0
+            while at + ATTRIBUTE.size <= len(body):
+                form, number, value = body.unpack(ATTRIBUTE, at, ".nv.compat attribute")
+                if number == ACCELERATED and form != WITH_BODY:
+                    return "a" if value & (0xFF if form == ONE_BYTE else 0xFFFF) else ""
+                at += ATTRIBUTE.size + (value if form == WITH_BODY else 0)
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    name: bytes
+    offset: int
+    section: int
+    size: int
+
+
+@dataclass(slots=True)
+class Functions:
+    """What the symbol tables say."""
+
+    kernels: dict[bytes, Symbol]
+    outside: set[str]  # names that are not defined here
+    sections_of: list[int]  # by symbol number, of the first table
+
+
+def functions(whole: elf.Elf) -> Functions:
+    found = Functions({}, set(), [])
+    tables = [section for section in whole.sections if section.type == elf.SYMBOLS]
+    for table in tables[:1]:
+        body = whole.body(table, "symbol table size")
+        if table.link >= len(whole.sections):
+            wanted = f"below {len(whole.sections)}"
+            raise Damage(body.base, "symbol table's string section", table.link, wanted)
+        strings = bytes(whole.body(whole.sections[table.link], "string table size").data)
+        read_symbols(body, strings, found)
+    return found
+
+
+def read_symbols(table: View, strings: bytes, found: Functions) -> None:
+    left = 2 * len(strings)  # names that overlap could otherwise add up to any length
+    whole = table.data[: len(table) - len(table) % SYMBOL.size]
+    for number, raw in enumerate(SYMBOL.iter_unpack(whole)):
+        at, info, other, section, _, size = raw
+        found.sections_of.append(section)
+        is_kernel = info & 15 == FUNCTION and other & ENTRY
+        if not at or (section and not is_kernel):
+            continue
+        offset = table.base + number * SYMBOL.size
+        name = elf.name_at(strings, at)
+        left -= len(name)
+        if left < 0:
+            wanted = f"at most {len(strings)} bytes, the table's size"
+            raise Damage(offset, "symbol names", "longer together", wanted)
+        if section:
+            found.kernels[name] = Symbol(name, offset, section, size)
+        else:
+            found.outside.add(text(name))
+
+
+def read_kernels(whole: elf.Elf, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:
+    found = functions(whole)
+    code = Code(whole, found.sections_of)
+    known = sm >= sass.FIRST_SM
+    deep = known and level >= Level.INSTRUCTIONS
+    only_prints = all(name in PRINTS or name.startswith(".nv.") for name in found.outside)
+    multicast = any(name.startswith(MULTICAST) for name in found.outside)
+    kernels = []
+    for symbol in found.kernels.values():
+        memo.count(symbol.offset)
+        short = known and only_prints and symbol.size <= sass.STUB_BYTES
+        facts = code.of(symbol.section) if deep or short else NOTHING
+        notes = {"multicast-syscall"} if multicast else set()
+        if deep and facts.widens and "qmma" not in facts.families:
+            notes.add("emulated-fp8")
+        kernels.append(
+            Kernel(
+                name=memo.name(symbol.name, symbol.offset),
+                code_bytes=symbol.size,
+                stub=short and facts.idle,
+                families=memo.family(facts.families) if deep else None,
+                notes=memo.family(frozenset(notes)),
+            )
+        )
+    return tuple(sorted(kernels, key=lambda kernel: kernel.name))

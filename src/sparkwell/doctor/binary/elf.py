@@ -1,0 +1,133 @@
+"""ELF64, little endian: header, sections, names.  For host libraries and for cubins alike.
+
+Layout: the System V ABI's ELF-64 tables.  A cubin is an ELF file of machine 190.
+"""
+
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from sparkwell.doctor.binary.view import Damage, View, text
+
+MAGIC = b"\x7fELF"
+MAGIC64 = b"\x7fELF\x02\x01\x01"  # 64-bit, little endian, version 1
+HEADER = Struct("<16sHHIQQQIHHHHHH")
+SECTION = Struct("<IIQQQQIIQQ")
+CUDA, X86_64, AARCH64 = 190, 62, 183
+RELOCATABLE = 1  # e_type of an object that a linker has not seen
+SYMBOLS, NOTES, NOBITS = 2, 7, 8
+NAME_LIMIT = 1 << 16
+
+
+class TooMany(Exception):
+    """More section tables than a file of this size can honestly have."""
+
+
+class Header(NamedTuple):
+    ident: bytes
+    type: int
+    machine: int
+    version: int
+    entry: int
+    program_at: int
+    sections_at: int
+    flags: int
+    size: int
+    program_size: int
+    programs: int
+    section_size: int
+    sections: int
+    names: int
+
+
+class Section(NamedTuple):
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entry_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elf:
+    view: View
+    header: Header
+    sections: list[Section]
+    names: bytes
+
+    def name(self, section: Section) -> str:
+        return text(name_at(self.names, section.name))
+
+    def body(self, section: Section, field: str) -> View:
+        """The section's bytes in the file."""
+        return self.view.part(section.offset, section.size, field)
+
+
+def read_header(view: View) -> Header:
+    if not view.starts(MAGIC64):
+        came = bytes(view.data[:7]).hex(" ")
+        raise Damage(view.base, "ELF identification", came, MAGIC64.hex(" "))
+    header = Header(*view.unpack(HEADER, 0, "ELF header"))
+    if header.sections_at and header.section_size != SECTION.size:
+        raise Damage(view.base + 58, "e_shentsize", header.section_size, str(SECTION.size))
+    return header
+
+
+def counted(view: View, header: Header) -> tuple[int, int]:
+    """How many sections there are and which one holds their names, large tables included."""
+    count, names = header.sections, header.names
+    if header.sections_at and (not count or names == 0xFFFF):
+        first = Section(*view.unpack(SECTION, header.sections_at, "section 0"))
+        count, names = count or first.size, first.link if names == 0xFFFF else names
+    if count * SECTION.size > len(view):
+        wanted = f"at most {len(view) // SECTION.size}, what the file can hold"
+        raise Damage(view.base + 60, "e_shnum", count, wanted)
+    return count, names
+
+
+def read_elf(view: View) -> Elf:
+    """The sections of one ELF file.  An unusable name table leaves them nameless."""
+    header = read_header(view)
+    if not header.sections_at:
+        return Elf(view, header, [], b"")
+    count, names = counted(view, header)
+    table = view.part(header.sections_at, count * SECTION.size, "section table")
+    sections = [Section(*raw) for raw in SECTION.iter_unpack(table.data)]
+    if names >= count:
+        return Elf(view, header, sections, b"")
+    strings = view.part(sections[names].offset, sections[names].size, "section name table")
+    return Elf(view, header, sections, bytes(strings.data))
+
+
+def name_at(strings: bytes, at: int) -> bytes:
+    """The zero-terminated name at `at`, at most NAME_LIMIT long; empty outside the table."""
+    end = strings.find(b"\0", at, at + NAME_LIMIT)
+    return strings[at : end if end >= 0 else at + NAME_LIMIT]
+
+
+def extent(view: View, most: int) -> tuple[int, int]:
+    """(length of the ELF file that starts the view, sections it has); Damage if it has no end.
+
+    The length is not recorded: the file ends with the last of its tables and sections.  TooMany if
+    that takes a look at more than `most` sections.
+    """
+    header = read_header(view)
+    count, _ = counted(view, header)
+    if count > most:
+        raise TooMany(f"at {view.base:#x}: ELF headers with {count} sections and more")
+    end = HEADER.size
+    if header.programs and header.program_at:
+        end = max(end, header.program_at + header.program_size * header.programs)
+    if header.sections_at:
+        table = view.part(header.sections_at, count * SECTION.size, "section table")
+        end = max(end, header.sections_at + count * SECTION.size)
+        for raw in SECTION.iter_unpack(table.data):
+            if raw[1] != NOBITS:
+                end = max(end, raw[4] + raw[5])
+    view.part(0, end, "ELF file")
+    return end, count
