@@ -10,6 +10,19 @@ from importlib import import_module
 from typing import Any
 
 
+class _Later:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
+
+
+def later(name: str) -> Any:
+    """A stand-in for a module, imported when something of it is used."""
+    return _Later(name)
+
+
 def lazily(package: str, *modules: str) -> Callable[[str], Any]:
     """The `__getattr__` of a package that exports `__all__` of these modules of it.
 
