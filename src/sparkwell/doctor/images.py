@@ -29,6 +29,7 @@ class Kernel:
     families: instruction families it uses, names in `binary.sass.FAMILIES`; None below
         INSTRUCTIONS.  Code it calls in the same image counts.
     notes: "multicast-syscall": TMA multicast goes through a call into the driver;
+        "tma-syscall": so does a TMA load if its target lies in another block of the cluster;
         "emulated-fp8": FP8 operands of a matrix product are widened to FP16 first
     """
 

@@ -22,18 +22,26 @@ class Facts:
     idle: bool
 
 
-NOTHING = Facts(frozenset(), False, False)
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What one code section calls: sections of this image, names from outside."""
+
+    inside: set[int]
+    outside: set[str]
 
 
 class Code:
     """Sections read at most once each, and no more bytes of them than the image has."""
 
-    def __init__(self, whole: elf.Elf, sections_of: list[int]) -> None:
-        """`sections_of` holds the section of each symbol, by the symbol's number."""
-        self.whole, self.sections_of = whole, sections_of
+    def __init__(self, whole: elf.Elf, sections_of: list[int], outside: dict[int, str]) -> None:
+        """`sections_of` and `outside` hold, by symbol number, a symbol's section and the names of
+        symbols that have none."""
+        self.whole = whole
         self.left, self.reached_left = len(whole.view), REACHED_LIMIT
         self.known: dict[int, Facts] = {}
-        self.calls: dict[int, set[int]] | None = None
+        self.calls = self.read_calls(sections_of, outside)
+        # Old assemblers leave no call graph: then anything may be called from anywhere.
+        self.anywhere = frozenset() if self.calls else frozenset(outside.values())
 
     def facts(self, number: int) -> Facts:
         """What section `number` holds; nothing if it is not code of this file."""
@@ -43,11 +51,12 @@ class Code:
         return found
 
     def read(self, number: int) -> Facts:
+        nothing = Facts(frozenset(), False, False)
         if number >= len(self.whole.sections):
-            return NOTHING
+            return nothing
         section = self.whole.sections[number]
         if section.type == elf.NOBITS or not section.flags & EXECUTABLE:
-            return NOTHING
+            return nothing
         body = self.whole.body(section, "code section size")
         self.left -= len(body)
         if self.left < 0:
@@ -58,40 +67,45 @@ class Code:
         widens = "hmma" in families and fp8.widens_before_product(body.data)
         return Facts(families, widens, sass.is_idle(opcodes))
 
-    def of(self, number: int) -> Facts:
-        """The section and all it can call in this image."""
-        if self.calls is None:
-            self.calls = self.read_calls()
-        if number not in self.calls:
-            return self.facts(number)
-        all_facts = [self.facts(section) for section in self.reached(number)]
+    def facts_of(self, sections: Iterable[int]) -> Facts:
+        """What several sections hold together."""
+        every = [self.facts(number) for number in sections]
         return Facts(
-            frozenset().union(*(facts.families for facts in all_facts)),
-            any(facts.widens for facts in all_facts),
-            all(facts.idle for facts in all_facts),
+            frozenset().union(*(facts.families for facts in every)),
+            any(facts.widens for facts in every),
+            all(facts.idle for facts in every),
         )
 
-    def reached(self, start: int) -> Iterable[int]:
-        seen, ahead = {start}, [start]
+    def reached(self, start: int) -> tuple[set[int], set[str]]:
+        """(sections, names from outside) that section `start` calls, itself among them."""
+        sections, names = {start}, set(self.anywhere)
+        ahead = [start]
         while ahead:
-            for section in (self.calls or {}).get(ahead.pop(), ()):
-                if section not in seen:
-                    seen.add(section)
-                    ahead.append(section)
-        self.reached_left -= len(seen)
+            calls = self.calls.get(ahead.pop())
+            if calls:
+                names |= calls.outside
+                ahead += calls.inside - sections
+                sections |= calls.inside
+        self.reached_left -= len(sections) + len(names)
         if self.reached_left < 0:
-            raise Damage(self.whole.view.base, "call graph", "too dense", f"{REACHED_LIMIT} calls")
-        return seen
+            wanted = f"at most {REACHED_LIMIT} functions reached"
+            raise Damage(self.whole.view.base, "call graph", "too dense", wanted)
+        return sections, names
 
-    def read_calls(self) -> dict[int, set[int]]:
-        """Which code sections each one calls, from the call graphs of the image."""
-        calls: dict[int, set[int]] = {}
-        count = len(self.sections_of)
+    def read_calls(self, sections_of: list[int], outside: dict[int, str]) -> dict[int, Calls]:
+        """By section; pairs whose callee is no symbol are marks of other things."""
+        found: dict[int, Calls] = {}
+        count = len(sections_of)
         for section in self.whole.sections:
             if section.type != CALLS:
                 continue
             body: View = self.whole.body(section, "call graph size")
             for caller, callee in CALL.iter_unpack(body.data[: len(body) - len(body) % CALL.size]):
-                if max(caller, callee) < count and self.sections_of[callee]:
-                    calls.setdefault(self.sections_of[caller], set()).add(self.sections_of[callee])
-        return calls
+                if caller >= count:
+                    continue
+                calls = found.setdefault(sections_of[caller], Calls(set(), set()))
+                if callee in outside:
+                    calls.outside.add(outside[callee])
+                elif callee < count and sections_of[callee]:
+                    calls.inside.add(sections_of[callee])
+        return found

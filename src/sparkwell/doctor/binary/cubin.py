@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from sparkwell.doctor.binary import elf, sass
-from sparkwell.doctor.binary.code import NOTHING, Code
+from sparkwell.doctor.binary.code import Code
 from sparkwell.doctor.binary.view import Damage, View, text
 from sparkwell.doctor.images import Kernel, Level
 
@@ -24,7 +24,7 @@ ATTRIBUTE = Struct("<BBH")
 WITH_BODY, ONE_BYTE = 4, 2  # formats of an attribute whose value follows, or is one byte
 ACCELERATED = 9  # attribute of .nv.compat: the code is for this SM alone
 ABI8_OSABI, ABI8 = 0x41, 8
-MULTICAST = "__cuda_syscall_cp_async_bulk"
+TMA_SYSCALL = "__cuda_syscall_cp_async_bulk"
 PRINTS = {"vprintf", "__assertfail"}
 VERSION = re.compile(rb", V(\d+\.\d+\.\d+)")
 TARGET = re.compile(rb"-arch[ =]+sm_\d+([af])")
@@ -130,15 +130,15 @@ class Symbol:
 
 @dataclass(slots=True)
 class Functions:
-    """What the symbol tables say."""
+    """What the symbol table says."""
 
     kernels: dict[bytes, Symbol]
-    outside: set[str]  # names that are not defined here
-    sections_of: list[int]  # by symbol number, of the first table
+    outside: dict[int, str]  # names that are not defined here, by symbol number
+    sections_of: list[int]  # by symbol number
 
 
 def functions(whole: elf.Elf) -> Functions:
-    found = Functions({}, set(), [])
+    found = Functions({}, {}, [])
     tables = [section for section in whole.sections if section.type == elf.SYMBOLS]
     for table in tables[:1]:
         body = whole.body(table, "symbol table size")
@@ -168,31 +168,35 @@ def read_symbols(table: View, strings: bytes, found: Functions) -> None:
         if section:
             found.kernels[name] = Symbol(name, offset, section, size)
         else:
-            found.outside.add(text(name))
+            found.outside[number] = text(name)
 
 
 def read_kernels(whole: elf.Elf, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:
     found = functions(whole)
-    code = Code(whole, found.sections_of)
-    known = sm >= sass.FIRST_SM
-    deep = known and level >= Level.INSTRUCTIONS
-    only_prints = all(name in PRINTS or name.startswith(".nv.") for name in found.outside)
-    multicast = any(name.startswith(MULTICAST) for name in found.outside)
+    code = Code(whole, found.sections_of, found.outside)
+    deep = sm >= sass.FIRST_SM and level >= Level.INSTRUCTIONS
     kernels = []
     for symbol in found.kernels.values():
         memo.count(symbol.offset)
-        short = known and only_prints and symbol.size <= sass.STUB_BYTES
-        facts = code.of(symbol.section) if deep or short else NOTHING
-        notes = {"multicast-syscall"} if multicast else set()
-        if deep and facts.widens and "qmma" not in facts.families:
+        sections, outside = code.reached(symbol.section)
+        short = sm >= sass.FIRST_SM and symbol.size <= sass.STUB_BYTES and outside <= PRINTS
+        facts = code.facts_of(sections) if deep or short else None
+        notes = syscalls(outside)
+        if deep and facts and facts.widens and "qmma" not in facts.families:
             notes.add("emulated-fp8")
         kernels.append(
             Kernel(
                 name=memo.name(symbol.name, symbol.offset),
                 code_bytes=symbol.size,
-                stub=short and facts.idle,
-                families=memo.family(facts.families) if deep else None,
+                stub=bool(short and facts and facts.idle),
+                families=memo.family(facts.families) if deep and facts else None,
                 notes=memo.family(frozenset(notes)),
             )
         )
     return tuple(sorted(kernels, key=lambda kernel: kernel.name))
+
+
+def syscalls(outside: set[str]) -> set[str]:
+    """Notes on TMA that goes through calls into the driver."""
+    calls = [name for name in outside if name.startswith(TMA_SYSCALL)]
+    return {"multicast-syscall" if "multicast" in name else "tma-syscall" for name in calls}
