@@ -10,6 +10,7 @@ from sparkwell.doctor.images import Kernel, Level
 HEAD = 1 << 16  # the directives stand in the first bytes, behind comments
 VERSION = re.compile(rb"^[ \t]*\.version[ \t]+(\d{1,3})\.(\d{1,3})\b", re.MULTILINE)
 TARGET = re.compile(rb"^[ \t]*\.target[ \t]+sm_(\d{1,3})([af]?)\b", re.MULTILINE)
+START = re.compile(rb"(?:\s++|//[^\n\0]*+\n|/\*[^*\0]*+(?:\*(?!/)[^*\0]*+)*+\*/)*+\.version\b")
 TOOLKIT = re.compile(rb"^// [^\n]{0,200}, V(\d+\.\d+\.\d+)", re.MULTILINE)
 ROUTINE = re.compile(rb"\.(entry|func)\b")
 NAME = re.compile(
@@ -68,8 +69,8 @@ class Ptx:
 
 
 def is_ptx(view: View) -> bool:
-    head = view.data[:HEAD]
-    return bool(VERSION.search(head) and TARGET.search(head))
+    """Whether a file is PTX text: nothing but comments before its `.version`."""
+    return bool(START.match(view.data[:HEAD]))
 
 
 def read_ptx(view: View, level: Level, memo: Memo) -> Ptx:
