@@ -31,7 +31,7 @@ MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
     "explain": BASE,
     "cli": BASE
     | {"hardware", "formats", "checkpoints", "ops", "models", "engine", "server"}
-    | {"verify", "bench", "plan", "explain"},
+    | {"verify", "bench", "doctor", "plan", "explain"},
     "__init__": {"engine"},
     "__main__": {"cli"},
 }

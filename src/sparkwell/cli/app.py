@@ -9,6 +9,7 @@ from sparkwell import __version__
 from sparkwell.cli.bench import bench
 from sparkwell.cli.chat import chat
 from sparkwell.cli.demo import demo
+from sparkwell.cli.doctor import doctor
 from sparkwell.cli.failures import INTERRUPTED, guarded
 from sparkwell.cli.generate import generate
 from sparkwell.cli.inspect import inspect
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (demo, generate, chat, serve, inspect, verify):
+for verb in (demo, generate, chat, serve, inspect, verify, doctor):
     app.command()(guarded(verb))
 app.add_typer(bench, name="bench")
 

@@ -54,9 +54,9 @@ def asked(names: Sequence[str], host: Host | None = None) -> tuple[Asked, ...]:
     return tuple(found.values())
 
 
-def all_targets() -> tuple[Asked, ...]:
-    """Every target there is, whatever the host."""
-    return tuple(Asked(row.name, row.parts, row, None) for row in TARGETS)
+def all_targets(host: Host | None = None) -> tuple[Asked, ...]:
+    """Every target there is, beside `host`, or whatever the host."""
+    return tuple(Asked(row.name, row.parts, row, host) for row in TARGETS)
 
 
 def _one(name: str, host: Host | None) -> Asked:

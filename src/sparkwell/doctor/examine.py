@@ -51,7 +51,11 @@ class Looked:
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found in one source.  problems: what could not be read, and why."""
+    """What was found in one source.
+
+    problems: what could not be read, and why; notes: what was left out
+    elsewhere: for each GPU the families that run from some file
+    """
 
     name: str
     kind: str
@@ -61,12 +65,13 @@ class Examined:
     evidence: tuple[Evidence, ...] = ()
     assemblers: tuple[Assembler, ...] = ()
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     elsewhere: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing about GPUs in it."""
-        return not (self.files or self.evidence or self.assemblers or self.problems)
+        return not (self.files or self.gates or self.evidence or self.assemblers)
 
 
 def examine(
@@ -96,6 +101,7 @@ class _Looking:
         self.files: list[Looked] = []
         self.gates: list[Gate] = []
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self.assemblers: list[Assembler] = []
         self.evidence = Collector()
 
@@ -130,12 +136,12 @@ class _Looking:
 
     def _python(self, entry: Entry) -> None:
         if entry.size > MOST_TEXT:
-            self.problems.append(f"{entry.name}: {entry.size} bytes of Python are not looked at")
+            self.notes.append(f"{entry.name}: {entry.size} bytes of Python are not looked at")
             return
         text = entry.text()
         found, problem = find_gates(text, entry.name)
         self.gates += found
-        self.problems += [problem] if problem else []
+        self.notes += [problem] if problem else []
         self.evidence.add(entry.name, text, cuda=False)
 
     def done(self) -> Examined:
@@ -149,6 +155,7 @@ class _Looking:
             self.evidence.found(),
             tuple(self.assemblers),
             tuple(self.problems),
+            tuple(self.notes),
             _elsewhere(self.files),
         )
 

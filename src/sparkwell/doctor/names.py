@@ -1,8 +1,9 @@
 """Kernel names: the readable base of a mangled name, and the family it belongs to.
 
-A family is what a reader would call one kernel: all instances of a template, for all
-architectures.  The base is the qualified name up to the first template argument list; where that is
-a mere wrapper (CUTLASS launches everything through `device_kernel`), its first argument's.
+A family is what a reader would call one kernel: all instances of a template, for all architectures
+and shapes of the matrix instruction.  The base is the qualified name up to the first template
+argument list; where that is a mere wrapper (CUTLASS launches everything through `device_kernel`),
+its first argument's.
 """
 
 import functools
@@ -26,6 +27,7 @@ _ARCH = re.compile(
     r"|(?<=[a-z0-9])Sm\d{2,3}[af]?(?![0-9a-z])"  # FwdSm90, fmhaSm100aKernel
     r"|(?<=[A-Za-z])_?SM(?:_\d{3,4})+"  # CUDASM_800_900
 )
+_SHAPE = re.compile(r"_?[mM]\d{1,3}[nN]\d{1,3}[kK]\d{1,3}(?![A-Za-z0-9])")
 
 
 class _Stop(Exception):
@@ -122,5 +124,5 @@ def base_name(mangled: str) -> str:
 
 @functools.lru_cache(maxsize=1 << 17)
 def family_of(mangled: str) -> str:
-    """The family of a kernel: its base name with every architecture in it as "sm*"."""
-    return _ARCH.sub("Sm*", base_name(mangled))
+    """The family of a kernel: its base name, any architecture as "Sm*", without shapes."""
+    return _SHAPE.sub("", _ARCH.sub("Sm*", base_name(mangled)))

@@ -191,6 +191,8 @@ def _judge_module(images: Sequence[Image], gpu: Target) -> list[Judged]:
     # Several images for one target: which is taken is up to the driver; all of them count.
     taken = [one for one in loads if chosen is not None and _rank(one) == _rank(chosen)]
     names = sorted({name for one in candidates for name in one.kernels})
+    if not names and candidates and not wrong and all(_no_kernels(one) for one in candidates):
+        return []
     if not names or any(_unread(one) for one in taken):
         listed = [name for name in names if any(name in one.kernels for one in taken)]
         found = [_judged(name, candidates, taken, gpu) for name in listed]
@@ -221,6 +223,11 @@ def _judge_loose(images: Sequence[Image], gpu: Target) -> list[Judged]:
 
 def _rank(one: _Candidate) -> tuple[bool, bool, int, int]:
     return (one.loading.verdict is not Verdict.LINK, *preference(one.code))
+
+
+def _no_kernels(one: _Candidate) -> bool:
+    """Whether it was read and holds none: data and functions alone."""
+    return one.image.kernels == () and not one.image.problems
 
 
 def _unread(one: _Candidate) -> bool:

@@ -26,6 +26,7 @@ MOST_SHOWN = 160  # characters of a condition or a message
 _ASKS_NO = re.compile(
     r"(?i)^_?(is|can|has|should|use|check|supports?|validate|enable)_|support|avail"
 )
+_SOMETHING_ELSE = ast.Constant(None)  # a loop, a handler, a case: no question about the GPU
 _WORTH_PARSING = re.compile(rb"(?i)capab|arch|sm_?\d|\bcc\b|major|hopper|blackwell|ampere")
 _MOST_CONDITIONS = 64  # that are kept on the way to a statement
 
@@ -111,10 +112,10 @@ class _Finder:
     def block(
         self, body: Sequence[ast.stmt], conditions: tuple[Condition, ...], scope: Scope
     ) -> Iterator[Gate]:
-        """Statements one after the other; an `if` that always leaves adds its opposite."""
+        """Statements one after the other; an `if` that serves some and leaves adds its opposite."""
         for statement in body:
             yield from self.statement(statement, conditions, scope)
-            if isinstance(statement, ast.If) and _leaves(statement.body):
+            if isinstance(statement, ast.If) and _serves(statement.body):
                 conditions = _and(conditions, statement.test, True, scope)
 
     def statement(
@@ -140,11 +141,14 @@ class _Finder:
             if no and self.names and _ASKS_NO.search(self.names[-1]):
                 yield from self.gate(node, "answer", conditions, scope, "")
         else:
+            if isinstance(node, ast.For | ast.AsyncFor | ast.While):
+                conditions = _and(conditions, _SOMETHING_ELSE, False, scope)
             for part in ("body", "orelse", "finalbody"):
                 below = getattr(node, part, [])
                 yield from self.block(below, conditions, scope)
             for handler in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
-                yield from self.block(handler.body, conditions, scope)
+                inside = _and(conditions, _SOMETHING_ELSE, False, scope)
+                yield from self.block(handler.body, inside, scope)
 
     def gate(
         self,
@@ -158,7 +162,8 @@ class _Finder:
         if not conditions or not conditions[-1].about:
             return
         asked = tuple(one for one in conditions if one.about)
-        others = [one.text() for one in conditions if not one.about]
+        told = [one for one in conditions if one.test is not _SOMETHING_ELSE]
+        others = [one.text() for one in told if not one.about]
         yield Gate(
             self.file,
             node.lineno,
@@ -278,8 +283,12 @@ def _about(test: ast.expr, scope: Scope) -> bool:
     return UNKNOWN in answers or len(answers) > 1
 
 
-def _leaves(body: Sequence[ast.stmt]) -> bool:
-    return bool(body) and isinstance(body[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)
+def _serves(body: Sequence[ast.stmt]) -> bool:
+    """Whether a block ends by leaving with something other than a refusal."""
+    last = body[-1] if body else None
+    if isinstance(last, ast.Return):
+        return not (isinstance(last.value, ast.Constant) and last.value.value is False)
+    return isinstance(last, ast.Continue | ast.Break)
 
 
 def _expressions(node: ast.stmt) -> Iterator[ast.expr]:
