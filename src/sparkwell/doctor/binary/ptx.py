@@ -48,7 +48,7 @@ PRODUCTS = (  # first that stands in the instruction's name
     ((b".b1",), "bmma"),
     ((b".f64",), "dmma"),
     ((b".s8", b".u8", b".s4", b".u4"), "imma"),
-    ((b".f16", b".bf16", b".tf32"), "hmma"),
+    ((b".f16", b".bf16", b".tf32", b".f32"), "hmma"),  # wmma names no more than the sums' type
 )
 STUB_BYTES = 4096
 WORK = re.compile(
