@@ -16,9 +16,9 @@ BUDGET = {  # raising one is a line in a diff that somebody has to defend
     "models": 1400,
     "engine": 2300,
     "server": 1800,
-    "cli": 2100,
-    "plan": 1900,
-    "explain": 250,
+    "cli": 3000,
+    "plan": 3000,
+    "explain": 300,
 }
 
 

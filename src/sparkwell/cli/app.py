@@ -13,6 +13,7 @@ from sparkwell.cli.doctor import doctor
 from sparkwell.cli.failures import INTERRUPTED, guarded
 from sparkwell.cli.generate import generate
 from sparkwell.cli.inspect import inspect
+from sparkwell.cli.plan import plan
 from sparkwell.cli.serve import serve
 from sparkwell.cli.verify import verify
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (demo, generate, chat, serve, inspect, verify, doctor):
+for verb in (demo, generate, chat, serve, inspect, plan, verify, doctor):
     app.command()(guarded(verb))
 app.add_typer(bench, name="bench")
 

@@ -1,0 +1,83 @@
+"""A figure of what is planned: tokens a second over the batch, time to the first token over the
+input."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparkwell.errors import BadInput
+from sparkwell.plan.model import Model
+from sparkwell.plan.report import Asked, OnGpu, over_batch, over_input
+
+KINDS = (".svg", ".png", ".pdf")
+
+
+def plot(model: Model, plans: Sequence[OnGpu], asked: Asked, to: Path) -> None:
+    """Write the figure; a file that stands there stays as it is until the new one is whole.
+
+    Raises BadInput for another kind of file, a folder that does not exist, or without matplotlib.
+    """
+    if to.suffix.lower() not in KINDS:
+        raise BadInput(f"--plot {to}: want a name that ends in {', '.join(KINDS)}")
+    if not to.parent.is_dir():
+        raise BadInput(f"--plot {to}: there is no folder {to.parent}")
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BadInput(
+            f"--plot needs matplotlib: pip install 'sparkwell[plot]' ({error})"
+        ) from None
+
+    matplotlib.rcParams["svg.hashsalt"] = "sparkwell"  # the same figure is the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for one in plans:
+        _curves(left, right, one)
+    _label(left, f"context {asked.context}", "requests at a time", "tokens a second, all requests")
+    _label(right, "one prompt", "tokens of the prompt", "seconds to the first token")
+    figure.suptitle(f"{model.name}: predictions (dashed: bounds at published rates)")
+    _save(figure, to)
+
+
+def _curves(left: Any, right: Any, one: OnGpu) -> None:
+    label = f"{one.gpus} x {one.gpu.name}, {one.chosen.scheme.name}"
+    batches = [x for x in over_batch(one) if x["fits"]] or over_batch(one)[:1]
+    sizes = [x["batch"] for x in batches]
+    (line,) = left.plot(sizes, [x["tokens_per_s"] for x in batches], marker="o", label=label)
+    bound = [x["batch"] / x["tpot_bound_s"] for x in batches]
+    left.plot(sizes, bound, linestyle="--", color=line.get_color(), linewidth=0.8)
+    prompts = over_input(one)
+    lengths = [x["input"] for x in prompts]
+    right.plot(lengths, [x["ttft_s"] for x in prompts], marker="o", color=line.get_color())
+    bound = [x["ttft_bound_s"] for x in prompts]
+    right.plot(lengths, bound, linestyle="--", color=line.get_color(), linewidth=0.8)
+
+
+def _label(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(visible=True, which="both", linewidth=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
+def _save(figure: Any, to: Path) -> None:
+    """Beside it first, then in its place."""
+    kind = to.suffix.lower().removeprefix(".")
+    handle, name = tempfile.mkstemp(suffix=to.suffix, prefix=".plot-", dir=to.parent)
+    os.close(handle)
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    try:
+        figure.savefig(name, format=kind, metadata=dates.get(kind), dpi=150)
+        os.chmod(name, 0o644)
+        os.replace(name, to)
+    except BaseException:
+        os.unlink(name)
+        raise
