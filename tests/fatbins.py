@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import zstandard
 
 KINDS = {"ptx": 1, "sass": 2, "lto": 8, "tile": 128}
+ENTRY_BYTES = {2: 24, 0x70000001: 8}  # of a section's type: symbols, calls
 SUFFIX = {"": 0, "a": 1 << 20, "f": 1 << 21}
 EXIT = (0x794D, 0)
 NOP = (0x7918, 0)
@@ -92,7 +93,8 @@ def elf(
         if extended and not number:
             size, link = len(every), len(every) - 1
         table += struct.pack("<IIQQQQIIQQ", name, section.type, section.flags, 0,
-                             offset if number else 0, size, link, 0, 16, 0)  # fmt: skip
+                             offset if number else 0, size, link, 0, 16,
+                             ENTRY_BYTES.get(section.type, 0))  # fmt: skip
     count, last = (0, 0xFFFF) if extended else (len(every), len(every) - 1)
     ident = b"\x7fELF\x02\x01\x01" + bytes([osabi, abi]) + bytes(7)
     header = struct.pack("<16sHHIQQQIHHHHHH", ident, type_, machine, 1, 0, 0, 64 + len(body),
@@ -105,6 +107,12 @@ def toolkit_note(version: str, arch: str) -> bytes:
         bytes(24)
         + f"\0ptxas\0Cuda compilation tools, release 13.0, V{version}\0-arch {arch}\0".encode()
     )
+
+
+def compat(accelerated: bool) -> bytes:
+    """Attributes as ptxas 13.0 writes them: (format, number, value); the last has a body."""
+    pairs = bytes((2, 2, 1, 0, 2, 5, 5, 0, 3, 7, 1, 1, 2, 3, 0, 0, 2, 6, 1, 0))
+    return bytes((2, 9, accelerated, 0)) + pairs + bytes((4, 0x0B, 8, 0)) + bytes(8)
 
 
 def cubin(
@@ -140,7 +148,7 @@ def cubin(
         sections.append(Section(b".nv.callgraph", 0x70000001, graph))
     if toolkit:
         sections.append(Section(b".note.nv.tkinfo", 7, toolkit_note(toolkit, f"sm_{sm}{suffix}")))
-    sections.append(Section(b".nv.compat", 0x70000086, bytes((2, 9, suffix == "a", 0))))
+    sections.append(Section(b".nv.compat", 0x70000086, compat(suffix == "a")))
     if abi >= 8:
         flags, osabi = sm << 8 | 0x2, 0x41
     else:
@@ -203,7 +211,7 @@ def entry(
     tail, options_at, name_at = b"", 0, 0
     if options:
         options_at = 64
-        tail += struct.pack("<II", 72, len(options)) + options.encode()
+        tail += struct.pack("<II", 72, len(options)) + options.encode() + b"\0"
         tail += bytes(-len(tail) % 8)
     if identifier:
         name_at = 64 + len(tail)

@@ -71,8 +71,10 @@ def compare(ours: File, theirs: tools.Dump) -> list[str]:
                          if more or less else f"{kind}: another order")  # fmt: skip
         names, others = tools.names(ours, kind), theirs.names[kind]
         if names != others:
-            found.append(f"{kind} kernels: {sorted(names - others)[:3]} ({len(names - others)}) "
-                         f"here, {sorted(others - names)[:3]} ({len(others - names)}) there")  # fmt: skip
+            for here, there, where in ((names, others, "here"), (others, names, "there")):
+                extra = sorted(here - there)
+                if extra:
+                    found.append(f"{kind} kernels: {len(extra)} only {where}: {extra[:3]}")
     found += [f"problem: {text}" for text in ours.problems]
     found += [f"problem: {text}" for image in ours.images for text in image.problems]
     return found

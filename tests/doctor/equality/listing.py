@@ -115,9 +115,8 @@ def report(chosen: list[tuple[str, str, bytes]], met: int) -> int:
             total += mine
             if mine != theirs:
                 wrong += 1
-                print(
-                    f"DIFFERS {target} {name}: {dict(mine - theirs)} here, {dict(theirs - mine)} there"
-                )
+                print(f"DIFFERS {target} {name}")
+                print(f"    {dict(mine - theirs)} here, {dict(theirs - mine)} there")
     print(
         f"{len(chosen)} of {met} cubins compared with {tools.version('nvdisasm')}, {wrong} differ"
     )

@@ -16,7 +16,7 @@ from sparkwell.doctor.images import File
 
 GPU_FILE = re.compile(r"(\.so(\.[\d.]+)?|\.pyd|\.dll|\.cubin|\.fatbin|\.ptx|\.a|\.o)$")
 LISTED = re.compile(r"^(ELF|PTX) file +\d+: .*?\.sm_(\d+[af]?)\.(?:cubin|ptx)$", re.MULTILINE)
-ENTRY = re.compile(r"^(?:STT_)?FUNC +\S+ +\S+ +(?:STO_)?ENTRY +(\S+)$", re.MULTILINE)
+ENTRY = re.compile(r"^(?:STT_)?FUNC +\S+ +(?:\S+ +)?(?:STO_)?ENTRY +(\S+)$", re.MULTILINE)
 PTX_ENTRY = re.compile(r"\.entry\s+([\w$%]+)")
 
 

@@ -3,6 +3,7 @@
 Layout: the System V ABI's ELF-64 tables.  A cubin is an ELF file of machine 190.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
@@ -17,10 +18,6 @@ CUDA, X86_64, AARCH64 = 190, 62, 183
 RELOCATABLE = 1  # e_type of an object that a linker has not seen
 SYMBOLS, NOTES, NOBITS = 2, 7, 8
 NAME_LIMIT = 1 << 16
-
-
-class TooMany(Exception):
-    """More section tables than a file of this size can honestly have."""
 
 
 class Header(NamedTuple):
@@ -110,24 +107,23 @@ def name_at(strings: bytes, at: int) -> bytes:
     return strings[at : end if end >= 0 else at + NAME_LIMIT]
 
 
-def extent(view: View, most: int) -> tuple[int, int]:
-    """(length of the ELF file that starts the view, sections it has); Damage if it has no end.
+def extent(view: View, spend: Callable[[int], None]) -> int:
+    """Length of the ELF file that starts the view; Damage if it has no end there.
 
-    The length is not recorded: the file ends with the last of its tables and sections.  TooMany if
-    that takes a look at more than `most` sections.
+    The length is not recorded: the file ends with the last of its tables and sections.  `spend` is
+    told how many sections that takes a look at, before it is taken.
     """
     header = read_header(view)
     count, _ = counted(view, header)
-    if count > most:
-        raise TooMany(f"at {view.base:#x}: ELF headers with {count} sections and more")
     end = HEADER.size
     if header.programs and header.program_at:
         end = max(end, header.program_at + header.program_size * header.programs)
     if header.sections_at:
         table = view.part(header.sections_at, count * SECTION.size, "section table")
         end = max(end, header.sections_at + count * SECTION.size)
+        spend(count)
         for raw in SECTION.iter_unpack(table.data):
             if raw[1] != NOBITS:
                 end = max(end, raw[4] + raw[5])
     view.part(0, end, "ELF file")
-    return end, count
+    return end

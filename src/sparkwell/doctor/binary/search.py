@@ -85,15 +85,18 @@ class Search:
         if not cubin.is_cubin(rest):
             return at + len(elf.MAGIC)
         try:
-            end, sections = elf.extent(rest, self.sections_left)
-            self.sections_left -= sections
-        except elf.TooMany as error:
-            raise GaveUp(f"{error}: gave up looking for cubins") from None
+            end = elf.extent(rest, self.spend)
         except Damage as damage:
             self.problem(damage)
             return at + len(elf.MAGIC)
         self.keep(read_cubin(rest.part(0, end, "cubin"), self.level, self.memo))
         return at + end
+
+    def spend(self, sections: int) -> None:
+        """Account for the section table of what may be a cubin."""
+        self.sections_left -= sections
+        if self.sections_left < 0:
+            raise GaveUp("more section tables than fit into the file: gave up looking for cubins")
 
     def read_image(self, entry: fatbin.Entry, container: int, relocatable: bool) -> Image:
         plain = Image(
