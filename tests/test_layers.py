@@ -28,7 +28,7 @@ MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
     "bench": BASE
     | {"hardware", "formats", "checkpoints", "ops", "verify", "models", "engine", "compat"},
     "plan": BASE | {"hardware", "formats", "checkpoints", "ops", "verify"},
-    "explain": BASE,
+    "explain": BASE | {"hardware"},
     "cli": BASE
     | {"hardware", "formats", "checkpoints", "ops", "models", "engine", "server"}
     | {"verify", "bench", "doctor", "plan", "explain"},

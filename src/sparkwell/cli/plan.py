@@ -10,6 +10,7 @@ import typer
 from sparkwell.cli import options
 from sparkwell.cli.failures import FAILED
 from sparkwell.cli.output import configure_logging, note, write
+from sparkwell.cli.tables import plain_table, print_whole
 from sparkwell.errors import BadCheckpoint, BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from sparkwell.plan.report import Asked, OnGpu, Row
 
 USAGE = 2
-WIDTH = 132
 LEGEND = "weights and tokens of one GPU; times: bound / predicted"
 SHORT = {
     "memory bandwidth": "bandwidth",
@@ -102,8 +102,8 @@ def plan(
             experts=experts,
             step_tokens=step_tokens,
         )
-        products = [_product(name) for name in gpu] if gpu else [_here()]
         found = find_model(model)
+        products = [_product(name) for name in gpu] if gpu else [_here()]
         plans = [report.plan(found, one, asked) for one in products]
         if plot is not None:
             from sparkwell.plan.plot import plot as draw
@@ -154,7 +154,6 @@ def _show(model: "Model", plans: "list[OnGpu]", asked: "Asked", why: bool) -> No
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    console.width = max(console.width, WIDTH)  # tables are cut off beyond it
     console.print(_heading(model), markup=False)
     for text in model.notes:
         console.print(f"note: {text}", markup=False, style="yellow")
@@ -188,14 +187,8 @@ def _caveat() -> str:
 
 
 def _table(*columns: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in columns:
-        left = name in ("scheme", "GPU", "layer", "kernel", "instruction", "binds", "arithmetic")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    return table
+    left = ("scheme", "GPU", "layer", "kernel", "instruction", "binds", "arithmetic", "proven")
+    return plain_table(*columns, right=tuple(name for name in columns if name not in left))
 
 
 def _ms(seconds: float) -> str:
@@ -234,7 +227,7 @@ def _compare(console: "Console", plans: "list[OnGpu]", asked: "Asked") -> None:
             f"{row.memory.usable / 1e9:.0f}", _tokens(row.memory.tokens), *_times(row),
             style=None if row.fits else "red",
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     for one in plans:
         _say_why(console, one)
 
@@ -285,7 +278,7 @@ def _schemes(console: "Console", one: "OnGpu") -> None:
             row.scheme.name, "yes" if row.fits else "no", f"{row.memory.weights / 1e9:.1f}",
             f"{row.memory.usable / 1e9:.0f}", _tokens(row.memory.tokens), *_times(row), style=style,
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     if one.best is not None:
         row = one.best
         how = "--scheme makes it" if row.scheme.loads else "wants such a checkpoint"
@@ -308,7 +301,7 @@ def _kernels(console: "Console", one: "OnGpu", why: bool) -> None:
             op.layer, op.arithmetic, kernel, op.kernel.emits, proven,
             style=None if op.kernel.row else "red",
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     for op in one.kernels:
         if why or not op.kernel.row:
             for name, reason in op.kernel.refused:
@@ -322,7 +315,7 @@ def _crossovers(console: "Console", one: "OnGpu") -> None:
     for x in one.crossovers:
         first = f"{x.fastest[0]} to {x.fastest[1]}" if x.fastest else "-"
         table.add_row(x.arithmetic, "-" if x.ridge is None else str(x.ridge), x.lacks or first)
-    console.print(table)
+    print_whole(console, table)
 
 
 def _over(console: "Console", one: "OnGpu") -> None:
@@ -335,11 +328,11 @@ def _over(console: "Console", one: "OnGpu") -> None:
         fits = "yes" if x["fits"] else "no"
         table.add_row(str(x["batch"]), fits, times, f"{x['tokens_per_s']:.0f}", binds)
     console.print(f"{scheme}, contexts of {one.chosen.asked.context}:", markup=False)
-    console.print(table)
+    print_whole(console, table)
     table = _table("input", "TTFT s", "tokens/s", "binds")
     for x in over_input(one):
         times = _pair(_seconds, x["ttft_bound_s"], x["ttft_s"])
         binds = SHORT.get(x["binds"], x["binds"])
         table.add_row(str(x["input"]), times, f"{x['tokens_per_s']:.0f}", binds)
     console.print(f"{scheme}, one prompt:", markup=False)
-    console.print(table)
+    print_whole(console, table)
