@@ -386,6 +386,12 @@ def test_a_cubin_that_ends_beyond_the_file() -> None:
     assert said.startswith("at 0x4: ELF file is 1048") and "want at most the" in said
 
 
+def test_a_cubin_in_data_that_says_its_count_lies_in_its_table_and_has_none() -> None:
+    odd = put(put(GOOD, "<H", 60, 0), "<H", 62, 0xFFFF)
+    (said,) = read(b"data" + odd).problems
+    assert said.endswith("section 0 is cut off after 0 bytes, want 64 bytes")
+
+
 # Bounded work.
 
 

@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import listing
 import tools
 
-from sparkwell.doctor.images import File, Level
+from sparkwell.doctor.images import File, Image, Level
 from sparkwell.doctor.scan import scan
+
+SILENT = "cuobjdump says nothing of them"
 
 
 def files(paths: list[Path], into: Path) -> Iterator[tuple[str, Path]]:
@@ -48,6 +50,10 @@ def images(paths: list[Path]) -> int:
             started = time.monotonic()
             theirs = tools.dump(path)
             differences = compare(ours, theirs)
+            read = [compare_raw(*found) for found in tools.raw_cubins(path, ours)]
+            differences += [text for text in read if text and text != SILENT]
+            if SILENT in read:
+                print(f"        {read.count(SILENT)} of {len(read)} raw cubins: {SILENT}")
             checked, wrong = checked + 1, wrong + bool(differences)
             seconds = time.monotonic() - started
             kernels = len(tools.names(ours, "sass"))
@@ -78,6 +84,16 @@ def compare(ours: File, theirs: tools.Dump) -> list[str]:
     found += [f"problem: {text}" for text in ours.problems]
     found += [f"problem: {text}" for image in ours.images for text in image.problems]
     return found
+
+
+def compare_raw(image: Image, target: str, names: set[str]) -> str:
+    """How a cubin outside fatbins differs; "" if not."""
+    if not target:
+        return SILENT
+    ours = {kernel.name for kernel in image.kernels or ()}
+    if image.target.removesuffix("f") == target and ours == names:
+        return ""
+    return f"raw cubin at {image.offset:#x}: {image.target} {len(ours)} here, {target} there"
 
 
 def record(out: Path, wheels: list[Path]) -> int:

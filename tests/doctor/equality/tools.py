@@ -6,13 +6,15 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sparkwell.doctor.images import File
+from sparkwell.doctor.images import File, Image
+from sparkwell.doctor.scan import scan
 
 GPU_FILE = re.compile(r"(\.so(\.[\d.]+)?|\.pyd|\.dll|\.cubin|\.fatbin|\.ptx|\.a|\.o)$")
 LISTED = re.compile(r"^(ELF|PTX) file +\d+: .*?\.sm_(\d+[af]?)\.(?:cubin|ptx)$", re.MULTILINE)
@@ -99,14 +101,33 @@ def names(file: File, kind: str) -> set[str]:
     }
 
 
+def raw_cubins(path: Path, file: File) -> Iterator[tuple[Image, str, set[str]]]:
+    """(image, target, kernels) of each cubin outside fatbins, as cuobjdump says of it alone.
+
+    cuobjdump does not find these; given one as a file it reads most ("": it says nothing).
+    """
+    for image in file.images:
+        if image.container is None and file.format not in ("cubin", "ptx"):
+            with path.open("rb") as source, tempfile.TemporaryDirectory() as folder:
+                source.seek(image.offset)
+                alone = Path(folder) / "one.cubin"
+                alone.write_bytes(source.read(image.size))
+                found = dump(alone)
+            yield image, next(iter(found.targets["sass"]), ""), found.names["sass"]
+
+
 def digest(found: set[str]) -> str:
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
 
 
 def recorded(name: str, path: Path) -> dict[str, object]:
-    """The record of one member, if cuobjdump finds anything in it."""
+    """The record of one member, if there is GPU code in it."""
     found = dump(path)
-    if not any(found.targets.values()):
+    raw = [
+        [image.offset, image.size, target, digest(names)]
+        for image, target, names in raw_cubins(path, scan(path))
+    ]
+    if not raw and not any(found.targets.values()):
         return {}
     return {
         name.split("!")[1]: {
@@ -114,5 +135,6 @@ def recorded(name: str, path: Path) -> dict[str, object]:
             "targets": {kind: " ".join(listed) for kind, listed in found.targets.items()},
             "kernels": {kind: len(names) for kind, names in found.names.items()},
             "names_sha256": {kind: digest(names) for kind, names in found.names.items()},
+            "raw": raw,
         }
     }

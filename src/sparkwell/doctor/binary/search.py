@@ -85,12 +85,12 @@ class Search:
         if not cubin.is_cubin(rest):
             return at + len(elf.MAGIC)
         try:
-            end = elf.extent(rest, self.spend)
+            whole = rest.part(0, elf.extent(rest, self.spend), "cubin")
+            self.keep(read_cubin(whole, self.level, self.memo))
         except Damage as damage:
             self.problem(damage)
             return at + len(elf.MAGIC)
-        self.keep(read_cubin(rest.part(0, end, "cubin"), self.level, self.memo))
-        return at + end
+        return at + len(whole)
 
     def spend(self, sections: int) -> None:
         """Account for the section table of what may be a cubin."""
