@@ -112,9 +112,7 @@ def doctor(
     if as_json:
         _write_json(found, gpus, depth, errors, compiled)
     else:
-        _show(found, gpus, depth, compiled, matrix=every, why=why)
-        for text in errors:
-            note(f"error: {text}")
+        _show(found, gpus, depth, compiled, errors=errors, matrix=every, why=why)
     broken = any(one.failures for one in compiled)
     if code := max(exit_code(found, bool(errors)), int(broken)):
         raise typer.Exit(code)
@@ -218,6 +216,7 @@ def _show(
     depth: "Depth",
     compiled: "Sequence[Compiled]",
     *,
+    errors: Sequence[str],
     matrix: bool,
     why: bool,
 ) -> None:
@@ -232,5 +231,7 @@ def _show(
         show(found, gpus, depth, console, why)
     if compiled:
         show_own(compiled, console)
-    if not found:
-        note("nothing was looked at")
+    if not found and not errors:
+        note("nothing that is installed carries GPU code")
+    for text in errors:
+        note(f"error: {text}")

@@ -34,7 +34,7 @@ def advice(kernel: Judged, gpu: Target, instead: bool = False) -> str:
     if kernel.rule == "host":
         return "take the wheel for that host, or say --host for the one you have"
     if instead:
-        return "nothing: a sibling runs in its place"
+        return ""
     if kernel.verdict is Verdict.UNKNOWN:
         return "try it on the GPU" if kernel.rule != "unreadable" else "get the file again"
     if lacking := _lacking(kernel, gpu):

@@ -24,6 +24,7 @@ _STANDARD = {"t": "std", "a": "std::allocator", "b": "std::basic_string", "s": "
 _ENABLERS = re.compile(r"(?:^|::)enable_?sm_?\d+\w*$", re.IGNORECASE)  # guards, by architecture
 _ARCH = re.compile(
     r"(?<![A-Za-z])[sS][mM]_?\d{2,4}[af]?(?:_\d{3,4}[af]?)*(?![A-Za-z0-9])"  # sm_90a, sm90
+    r"|(?<![A-Za-z])S[mM]\d{2,3}[af]?(?=[A-Z])"  # Sm100FmhaFwd
     r"|(?<=[a-z0-9])Sm\d{2,3}[af]?(?![0-9a-z])"  # FwdSm90, fmhaSm100aKernel
     r"|(?<=[A-Za-z])_?SM(?:_\d{3,4})+"  # CUDASM_800_900
 )
@@ -107,9 +108,12 @@ class _Parser:
 @functools.lru_cache(maxsize=1 << 17)
 def base_name(mangled: str) -> str:
     """The readable base of a kernel's name; the name as it is where it is not a mangled one."""
-    if not mangled.startswith("_Z") or len(mangled) > _LONGEST:
+    if len(mangled) > _LONGEST:
         return mangled[:_LONGEST]
-    parser = _Parser(mangled[2:])
+    start = mangled.find("_Z") if mangled.startswith("__nv_static_") else 0
+    if not mangled.startswith("_Z", start) or start < 0:
+        return mangled
+    parser = _Parser(mangled[start + 2 :])
     if parser.take("Z"):  # something local to a function: its function's name
         pass
     found = mangled

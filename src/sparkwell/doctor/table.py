@@ -116,7 +116,8 @@ def _table(made: Sequence[Row], why: bool) -> Table:
         reason.append(f"\n-> {row.do}" if row.do else "", style="dim")
         which = Text(_names(row.names, why))
         if len(files) > 1:
-            which.append(f"\nin {_names(row.places, why)}", style="dim")
+            places = row.places if why else [place.rsplit("/", 1)[-1] for place in row.places]
+            which.append(f"\nin {_names(places, why)}", style="dim")
         style = "dim" if row.instead else STYLES[row.verdict]
         table.add_row(Text(row.verdict.value, style=style), str(row.kernels), which, reason)
     return table
@@ -134,8 +135,8 @@ def _gates(found: Examined, gpu: Asked, console: Console, why: bool) -> None:
     refusing, undecided, passing = decided(found.gates, gpu)
     console.print(
         Text(
-            f"  Python code: {len(found.gates)} places ask for the GPU's generation; "
-            f"{len(refusing)} refuse this one, {len(undecided)} are undecided, {passing} pass it"
+            f"  Python code that asks for the GPU's generation: {len(refusing)} places refuse, "
+            f"{len(undecided)} undecided, {passing} pass"
         )
     )
     for gate in refusing if why else refusing[:GATES]:
@@ -188,15 +189,16 @@ def _legend(used: set[Verdict], marks: set[str], level: Level, console: Console)
 
 def show_matrix(found: Sequence[Examined], gpus: Sequence[Asked], console: Console) -> None:
     """Inputs down, targets across: how many kernels run, in the colour of the worst family."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("kernels that run on sm_", overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("kernels that run on sm_", overflow="fold", min_width=23)
     for gpu in gpus:
-        table.add_column(str(gpu.target.sm), justify="right", no_wrap=True)
+        table.add_column(str(gpu.target.sm), justify="right", no_wrap=True, min_width=3)
     for one in found:
+        table.add_row(Text(one.name, style="bold"))
         for looked in one.files:
             alone = Examined(one.name, one.kind, one.gpus, (looked,), elsewhere=one.elsewhere)
             cells = [_cell(*running(alone, gpu)) for gpu in gpus]
-            table.add_row(Text(place_of(looked)), *cells)
+            table.add_row(Text(place_of(looked).rsplit("/", 1)[-1]), *cells)
     console.print(table)
     console.print(
         Text(

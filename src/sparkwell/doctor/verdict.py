@@ -143,15 +143,14 @@ def _best(copies: list[Judged]) -> Judged:
 
 def _of_other_host(file: File, host: Host) -> tuple[Judged, ...]:
     names = {kernel.name for image in file.images for kernel in image.kernels or ()}
-    names = names or {_label(image) for image in file.images}
+    called = {name: family_of(name) for name in names}
+    called = called or {_label(image): NO_NAME for image in file.images}
     reason = f"the library is for {file.host} hosts, and this GPU's is {host}"
+    refused = Verdict.REFUSED
     return tuple(
-        Judged(
-            name, family_of(name), Verdict.REFUSED, reason, "host", None, (), frozenset(), None,
-            None, None,
-        )
-        for name in sorted(names)
-    )  # fmt: skip
+        Judged(name, called[name], refused, reason, "host", None, (), frozenset(), None, None, None)
+        for name in sorted(called)
+    )
 
 
 # ---------------------------------------------------------------- one module
@@ -177,7 +176,7 @@ def _candidates(images: Iterable[Image], gpu: Target) -> tuple[list[_Candidate],
         kernels = {kernel.name: kernel for kernel in image.kernels or ()}
         how = loading(code, gpu)
         if image.relocatable and how.verdict.runs:
-            reason = f"the driver links its {code.name} objects; this was never tried"
+            reason = f"the driver links its {code.name} objects, by nvcc's manual"
             how = Loading(Verdict.LINK, reason, "relocatable")
         found.append(_Candidate(image, code, how, kernels))
     return found, wrong
@@ -212,12 +211,14 @@ def _judge_loose(images: Sequence[Image], gpu: Target) -> list[Judged]:
         loads = [one for one in having[name] if one.loading.verdict.runs]
         taken = [max(loads, key=_rank)] if loads else []
         found.append(_judged(name, having[name], taken, gpu))
-    for one in candidates:
-        if not one.kernels and (one.image.kernels is None or one.image.problems):
-            taken = [one] if one.loading.verdict.runs else []
-            found.append(_unlisted([one.image], [one], taken, [], gpu))
-    if wrong and not candidates:
-        found.append(_unlisted(images, [], [], wrong, gpu))
+    # Those without names are alternatives of each other: one for each target, as far as is known.
+    unnamed = [one for one in candidates if not one.kernels and not _no_kernels(one)]
+    if unnamed or wrong:
+        loads = [one for one in unnamed if one.loading.verdict.runs]
+        taken = [max(loads, key=_rank)] if loads else []
+        found.append(
+            _unlisted([one.image for one in unnamed] or images, unnamed, taken, wrong, gpu)
+        )
     return found
 
 

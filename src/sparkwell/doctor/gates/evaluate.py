@@ -34,6 +34,7 @@ class TooLong(Exception):
     """A condition that takes more steps than any sensible one."""
 
 
+_MEMBER = re.compile(r"sm_?(\d{2,3})[af]?")
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -113,6 +114,9 @@ class Evaluator:
 
     _list = _set = _tuple
 
+    def _dict(self, node: ast.Dict) -> Value:
+        return tuple(self.value(key) for key in node.keys if key is not None)
+
     def _name(self, node: ast.Name) -> Value:
         if node.id in self.scope:
             assigned = self.scope[node.id]
@@ -121,7 +125,7 @@ class Evaluator:
             self.depth += 1
             found = self.value(assigned)
             self.depth -= 1
-            return found
+            return self._by_name(node.id) if found is OTHER else found
         return self._by_name(node.id)
 
     def _by_name(self, name: str) -> Value:
@@ -149,6 +153,8 @@ class Evaluator:
             return self.gpu.major if node.attr == "major" else self.gpu.sm % 10
         if "version" in text:
             return OTHER
+        if text.endswith("arch") and (member := _MEMBER.fullmatch(node.attr)):
+            return int(member[1])  # Arch.sm_90a of an enumeration
         if is_capability_name(node.attr):
             return Capability(self.gpu)
         answer = helper(node.attr, self.gpu)
@@ -168,6 +174,8 @@ class Evaluator:
             return METHODS[name](self.gpu.sm, wanted) if wanted else UNKNOWN
         if name == "to_int" and isinstance(node.func, ast.Attribute):
             return self.value(node.func.value)
+        if name in ("frozenset", "set", "list") and len(node.args) == 1:
+            return self.value(node.args[0])
         if name in ("int", "tuple", "bool", "float", "str") and node.args:
             found = self.value(node.args[0])
             return found if isinstance(found, Capability | _Part) else OTHER

@@ -29,6 +29,9 @@ _ASKS_NO = re.compile(
 _SOMETHING_ELSE = ast.Constant(None)  # a loop, a handler, a case: no question about the GPU
 _WORTH_PARSING = re.compile(rb"(?i)capab|arch|sm_?\d|\bcc\b|major|hopper|blackwell|ampere")
 _MOST_CONDITIONS = 64  # that are kept on the way to a statement
+_LISTING = re.compile(
+    rb"(?i)supported_(?:compute|major|cap|arch|sm|cc)|requires?_(?:compute|cap|arch|sm)"
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def find_gates(source: bytes, file: str) -> tuple[list[Gate], str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
-        return list(_Finder(file).module(tree)), ""
+        lists = bool(_LISTING.search(source))
+        return list(_Finder(file, lists).module(tree)), ""
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return [], f"{file}: not understood as Python: {_short(str(error) or type(error).__name__)}"
 
@@ -103,8 +107,8 @@ def find_gates(source: bytes, file: str) -> tuple[list[Gate], str]:
 class _Finder:
     """Walks one file with the conditions that lead to each statement."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.names = file, list[str]()
+    def __init__(self, file: str, has_lists: bool) -> None:
+        self.file, self.has_lists, self.names = file, has_lists, list[str]()
 
     def module(self, tree: ast.Module) -> Iterator[Gate]:
         yield from self.block(tree.body, (), _assigned(tree.body, {}, ()))
@@ -122,7 +126,8 @@ class _Finder:
         self, node: ast.stmt, conditions: tuple[Condition, ...], scope: Scope
     ) -> Iterator[Gate]:
         """Gates in one statement."""
-        yield from self.lists(node, scope)
+        if self.has_lists:
+            yield from self.lists(node, scope)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             self.names.append(node.name)
             yield from self.block(node.body, (), _assigned(node.body, scope, _arguments(node)))
@@ -195,7 +200,7 @@ class _Finder:
                 if MAJOR_LISTS.match(name) or (LISTS.match(name) and self.names):
                     found.append(("list", node.value, bool(MAJOR_LISTS.match(name)), ""))
         for kind, value, majors, name in found:
-            if isinstance(value, ast.List | ast.Tuple | ast.Set | ast.Name):
+            if isinstance(value, ast.List | ast.Tuple | ast.Set | ast.Name) and not _texts(value):
                 where = ".".join([*self.names, *([name] if name else [])]) or "(module)"
                 text = f"{'major' if majors else 'capability'} in {_short(ast.unparse(value))}"
                 yield Gate(
@@ -277,7 +282,10 @@ def _and(
 def _about(test: ast.expr, scope: Scope) -> bool:
     """Whether a test asks about the GPU: GPUs differ in it, or nobody can decide it."""
     try:
-        answers = {Evaluator(gpu, scope).holds(test) for gpu in TARGETS}
+        first = Evaluator(TARGETS[0], scope).holds(test)
+        if first is OTHER:  # what is about something else is so for every GPU
+            return False
+        answers = {first, *(Evaluator(gpu, scope).holds(test) for gpu in TARGETS[1:])}
     except (RecursionError, TooLong):
         return False
     return UNKNOWN in answers or len(answers) > 1
@@ -289,6 +297,12 @@ def _serves(body: Sequence[ast.stmt]) -> bool:
     if isinstance(last, ast.Return):
         return not (isinstance(last.value, ast.Constant) and last.value.value is False)
     return isinstance(last, ast.Continue | ast.Break)
+
+
+def _texts(value: ast.expr) -> bool:
+    """Whether a list holds texts: another maker's names for its devices."""
+    parts = getattr(value, "elts", [])
+    return any(isinstance(p, ast.Constant) and isinstance(p.value, str) for p in parts)
 
 
 def _expressions(node: ast.stmt) -> Iterator[ast.expr]:

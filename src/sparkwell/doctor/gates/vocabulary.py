@@ -1,5 +1,6 @@
 """How Python packages talk about a GPU's capability: names, helpers, and what they mean."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,12 +79,14 @@ class Capability:
 Answer = bool | Mark
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def is_capability_name(name: str) -> bool:
     """Whether a variable or attribute of this name holds a whole capability."""
     low = name.lower()
     return bool(CAPABILITY.match(low)) and not NOT_CAPABILITY.search(low)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def asks_capability(name: str) -> bool:
     """Whether a call of this name returns the capability."""
     low = name.lower()
@@ -92,16 +95,20 @@ def asks_capability(name: str) -> bool:
 
 def helper(name: str, gpu: Target) -> Answer | None:
     """What a yes-or-no helper of this name says on `gpu`; None: it is no such helper."""
+    found = _understood(name)
+    return found(gpu) if found else None
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _understood(name: str) -> Callable[[Target], Answer] | None:
     low = name.lower()
     if match := _GENERATION.match(low):
-        return _generation(match[1], bool(match[2]), gpu)
+        return functools.partial(_generation, match[1], bool(match[2]))
     if match := _BY_NUMBER.match(low):
-        return _by_number(match[1], match[2], bool(match[3]), gpu)
+        return functools.partial(_by_number, match[1], match[2], bool(match[3]))
     if OTHER_MAKERS.match(low):
-        return False
-    if NVIDIA.match(low):
-        return True
-    return None
+        return lambda gpu: False
+    return (lambda gpu: True) if NVIDIA.match(low) else None
 
 
 def _generation(word: str, or_newer: bool, gpu: Target) -> Answer:
