@@ -12,7 +12,7 @@ VERSION = re.compile(rb"^[ \t]*\.version[ \t]+(\d{1,3})\.(\d{1,3})\b", re.MULTIL
 TARGET = re.compile(rb"^[ \t]*\.target[ \t]+sm_(\d{1,3})([af]?)\b", re.MULTILINE)
 START = re.compile(rb"(?:\s++|//[^\n\0]*+\n|/\*[^*\0]*+(?:\*(?!/)[^*\0]*+)*+\*/)*+\.version\b")
 TOOLKIT = re.compile(rb"^// [^\n]{0,200}, V(\d+\.\d+\.\d+)", re.MULTILINE)
-ROUTINE = re.compile(rb"\.(entry|func)\b")
+ROUTINES = (re.compile(rb"\.entry\b"), re.compile(rb"\.func\b"))
 NAME = re.compile(
     rb"\.(?:entry|func)[ \t\r\n]{1,100}(?:\([^()]{0,1000}\)[ \t\r\n]{0,100})?"
     rb"([A-Za-z0-9_$%]{1,65536})"
@@ -20,6 +20,11 @@ NAME = re.compile(
 CALL_LIMIT = 1_000_000
 BEFORE = b" \t\n;{}"  # what may stand before an instruction; not a quote or a slash of a file name
 MARKS = (  # how an instruction starts, and its family
+    (b"cp.async.ca.", "cp.async"),
+    (b"cp.async.cg.", "cp.async"),
+    (b"ldmatrix.", "ldmatrix"),
+)
+MARKS_90 = (  # from sm_90 on
     (b"wgmma.mma_async", "wgmma"),
     (b"tcgen05.", "tcgen05"),
     (b"cp.async.bulk.", "tma"),
@@ -28,19 +33,14 @@ MARKS = (  # how an instruction starts, and its family
     (b"mapa.", "clusters"),
     (b"st.async.", "clusters"),
     (b"setmaxnreg.", "setmaxnreg"),
-    (b"cp.async.ca.", "cp.async"),
-    (b"cp.async.cg.", "cp.async"),
-    (b"ldmatrix.", "ldmatrix"),
     (b"stmatrix.", "stmatrix"),
     (b"multimem.", "multimem"),
     (b"griddepcontrol.", "pdl"),
-    (b"fma.rn.f64", "fp64"),
-    (b"add.f64", "fp64"),
-    (b"add.rn.f64", "fp64"),
-    (b"mul.f64", "fp64"),
-    (b"mul.rn.f64", "fp64"),
 )
-PRODUCT = re.compile(rb"\bw?mma\.[a-z0-9_.:]{1,200}")
+MARKS_FP64 = tuple(
+    (b"%b.f64" % start, "fp64") for start in (b"fma.rn", b"add", b"add.rn", b"mul", b"mul.rn")
+)
+PRODUCT = re.compile(rb"mma\.(?:sp[a-z_:]{0,30}\.)?sync[a-z0-9_.:]{0,200}")
 PRODUCTS = (  # first that stands in the instruction's name
     ((b".kind::mxf4",), "omma"),
     ((b".kind::mxf8f6f4",), "qmma.sf"),
@@ -86,7 +86,7 @@ def read_ptx(view: View, level: Level, memo: Memo) -> Ptx:
         sm=int(target[1]),
         suffix=target[2].decode(),
         toolkit=toolkit and toolkit[1].decode(),
-        kernels=read_kernels(view, level, memo) if level >= Level.KERNELS else None,
+        kernels=read_kernels(view, int(target[1]), level, memo) if level >= Level.KERNELS else None,
     )
 
 
@@ -102,7 +102,7 @@ class Routine:
 
 def routines(view: View) -> list[Routine]:
     source = bytes(view.data)
-    starts = [found.start() for found in ROUTINE.finditer(source)]
+    starts = sorted(found.start() for each in ROUTINES for found in each.finditer(source))
     found = []
     for start, end in zip(starts, [*starts[1:], len(source)], strict=False):
         name = NAME.match(source, start)
@@ -112,10 +112,10 @@ def routines(view: View) -> list[Routine]:
     return found
 
 
-def read_kernels(view: View, level: Level, memo: Memo) -> tuple[Kernel, ...]:
+def read_kernels(view: View, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:
     found = routines(view)
     deep = level >= Level.INSTRUCTIONS
-    called = Called(found) if deep else None
+    called = Called(found, sm) if deep else None
     kernels: dict[bytes, Kernel] = {}
     for routine in found:
         if not routine.entry:
@@ -130,7 +130,8 @@ def read_kernels(view: View, level: Level, memo: Memo) -> tuple[Kernel, ...]:
 class Called:
     """Families of routines with all they call by name."""
 
-    def __init__(self, found: list[Routine]) -> None:
+    def __init__(self, found: list[Routine], sm: int) -> None:
+        self.sm = sm
         self.functions = {routine.name: routine for routine in found if not routine.entry}
         self.known: dict[bytes, tuple[frozenset[str], frozenset[bytes]]] = {}
         self.left = CALL_LIMIT
@@ -138,7 +139,7 @@ class Called:
     def own(self, routine: Routine) -> tuple[frozenset[str], frozenset[bytes]]:
         """(families, names called) of a routine by itself."""
         calls = frozenset(CALLED.findall(routine.body)) if self.functions else frozenset()
-        return families(routine.body), calls
+        return families(routine.body, self.sm), calls
 
     def families(self, routine: Routine) -> frozenset[str]:
         used, ahead = self.own(routine)
@@ -161,11 +162,11 @@ class Called:
         return used
 
 
-def families(body: bytes) -> frozenset[str]:
+def families(body: bytes, sm: int) -> frozenset[str]:
     """Families of the instructions that stand in one routine."""
-    found = {name for mark, name in MARKS if stands(mark, body)}
-    if b"mma." in body:
-        found.update(product(name) for name in set(PRODUCT.findall(body)))
+    marks = MARKS + (MARKS_90 if sm >= 90 else ()) + (MARKS_FP64 if b".f64" in body else ())
+    found = {name for mark, name in marks if stands(mark, body)}
+    found.update(product(name) for name in set(PRODUCT.findall(body)))
     return frozenset(found - {""})
 
 
@@ -180,9 +181,7 @@ def stands(mark: bytes, body: bytes) -> bool:
 
 
 def product(name: bytes) -> str:
-    """The family of one `mma` or `wmma` instruction; "" for loads and stores of fragments."""
-    if b"mma." not in name[:5] or b".sync" not in name or b".load." in name or b".store." in name:
-        return ""
+    """The family of one `mma` or `wmma` instruction; "" if its types are not known."""
     return next((family for marks, family in PRODUCTS if any(m in name for m in marks)), "")
 
 
