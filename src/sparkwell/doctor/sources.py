@@ -61,9 +61,10 @@ class Source(Protocol):
 
 
 def printable(name: str) -> str:
-    """A name from outside as one that no terminal takes for a command, cut to a sane length."""
-    text = "".join(c if c.isprintable() else "?" for c in name[: NAME_SHOWN + 1])
-    return text if len(text) <= NAME_SHOWN else text[: NAME_SHOWN - 3] + "..."
+    """A name from outside as one that no terminal takes for a command, shortened in the middle."""
+    if len(name) > NAME_SHOWN:
+        name = f"{name[: NAME_SHOWN // 2]}...{name[3 - NAME_SHOWN // 2 :]}"
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from sparkwell.doctor.sources import MOST_TEXT, Entry, printable
 from sparkwell.errors import Unreadable
@@ -22,6 +21,8 @@ MOST_RATIO = 200  # bytes of all members a byte of the wheel; real wheels stay b
 ALWAYS_ALLOWED = 1 << 30  # bytes of all members, however small the wheel
 BLOCK = 1 << 20
 ENCRYPTED = 0x1  # bit of a member's flags
+# Others may ask for gigabytes of memory, and no tool makes wheels with them.
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What the standard library raises for a broken or unusual archive.
 BROKEN = (
     zipfile.BadZipFile,
@@ -97,14 +98,15 @@ class Member:
         """Its bytes in blocks; most: an error past it, None: the first MOST_TEXT bytes."""
         if self.info.flag_bits & ENCRYPTED:
             raise bad_member(self.wheel, self.name, "encrypted", "a plain one")
+        if self.info.compress_type not in PACKINGS:
+            came = f"packed by method {self.info.compress_type}"
+            raise bad_member(self.wheel, self.name, came, "one that is stored or deflated")
         limit, done = most or MOST_TEXT, 0
         try:
             with self.archive.open(self.info) as member:
-                while block := _read(member, min(BLOCK, limit - done) or 1):
+                while block := member.read(min(BLOCK, limit - done) or 1):
                     done += len(block)
                     if done > limit:
-                        if most is None:
-                            return
                         raise bad_member(
                             self.wheel,
                             self.name,
@@ -115,15 +117,15 @@ class Member:
                     yield block
                     if done == limit and most is None:
                         return
+            if done != self.info.file_size:
+                came = f"{done} bytes unpacked"
+                wanted = f"the {self.info.file_size} that the archive lists"
+                raise bad_member(self.wheel, self.name, came, wanted)
         except Unreadable:
             raise
         except BROKEN as error:
             text = str(error) or type(error).__name__
             raise bad_member(self.wheel, self.name, printable(text), "a whole one") from None
-
-
-def _read(member: IO[bytes], count: int) -> bytes:
-    return member.read(count)
 
 
 @dataclass(frozen=True)

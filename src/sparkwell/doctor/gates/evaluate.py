@@ -93,7 +93,7 @@ class Evaluator:
         found = self.value(test)
         if isinstance(found, bool):
             return found != negated
-        return UNKNOWN if found is UNKNOWN or isinstance(found, Capability) else OTHER
+        return found if found is UNKNOWN else OTHER  # a capability alone asks whether there is one
 
     # ------------------------------------------------------------ values
 
@@ -141,10 +141,12 @@ class Evaluator:
         return OTHER if answer is None else answer
 
     def _attribute(self, node: ast.Attribute) -> Value:
+        if member := _MEMBER.fullmatch(node.attr):
+            return int(member[1])  # Arch.sm_90a of an enumeration
         base = self.value(node.value)
         if isinstance(base, Capability):
             parts = {"major": self.gpu.major, "minor": self.gpu.sm % 10}
-            return parts.get(node.attr, UNKNOWN if node.attr == "to_int" else OTHER)
+            return parts.get(node.attr, OTHER)
         text = ast.unparse(node.value).lower()
         if node.attr in ("major", "minor"):
             device = re.search(r"prop|device|capab|\bcc\b|arch\b|gpu", text)
@@ -153,8 +155,6 @@ class Evaluator:
             return self.gpu.major if node.attr == "major" else self.gpu.sm % 10
         if "version" in text:
             return OTHER
-        if text.endswith("arch") and (member := _MEMBER.fullmatch(node.attr)):
-            return int(member[1])  # Arch.sm_90a of an enumeration
         if is_capability_name(node.attr):
             return Capability(self.gpu)
         answer = helper(node.attr, self.gpu)

@@ -27,7 +27,9 @@ _ASKS_NO = re.compile(
     r"(?i)^_?(is|can|has|should|use|check|supports?|validate|enable)_|support|avail"
 )
 _SOMETHING_ELSE = ast.Constant(None)  # a loop, a handler, a case: no question about the GPU
-_WORTH_PARSING = re.compile(rb"(?i)capab|arch|sm_?\d|\bcc\b|major|hopper|blackwell|ampere")
+_WORTH_PARSING = re.compile(
+    rb"(?i)capab|arch|sm_?\d|sm_version|\bcc\b|major|hopper|blackwell|ampere"
+)
 _MOST_CONDITIONS = 64  # that are kept on the way to a statement
 _LISTING = re.compile(
     rb"(?i)supported_(?:compute|major|cap|arch|sm|cc)|requires?_(?:compute|cap|arch|sm)"
@@ -119,8 +121,8 @@ class _Finder:
         """Statements one after the other; an `if` that serves some and leaves adds its opposite."""
         for statement in body:
             yield from self.statement(statement, conditions, scope)
-            if isinstance(statement, ast.If) and _serves(statement.body):
-                conditions = _and(conditions, statement.test, True, scope)
+            for test in _served(statement):
+                conditions = _and(conditions, test, True, scope)
 
     def statement(
         self, node: ast.stmt, conditions: tuple[Condition, ...], scope: Scope
@@ -289,6 +291,18 @@ def _about(test: ast.expr, scope: Scope) -> bool:
     except (RecursionError, TooLong):
         return False
     return UNKNOWN in answers or len(answers) > 1
+
+
+def _served(statement: ast.stmt) -> Iterator[ast.expr]:
+    """Tests of an `if` and its `elif`s whose GPUs are served there and go no further."""
+    while isinstance(statement, ast.If):
+        if _serves(statement.body):
+            yield statement.test
+        elif not (statement.body and isinstance(statement.body[-1], ast.Raise | ast.Return)):
+            return  # it goes on below, whatever the tests after it say
+        if len(statement.orelse) != 1:
+            return
+        statement = statement.orelse[0]
 
 
 def _serves(body: Sequence[ast.stmt]) -> bool:

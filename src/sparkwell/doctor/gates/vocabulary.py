@@ -145,8 +145,8 @@ METHODS: dict[str, Callable[[int, int], bool]] = {
 }
 
 # Decorators, arguments and class attributes that list what is supported: by number or by major.
-LISTS = re.compile(r"^_?supported_(?:compute_)?(?:capabilit(?:y|ies)|archs?|sms?|cc)$")
-MAJOR_LISTS = re.compile(r"^_?supported_major(?:s|_versions?)$")
+LISTS = re.compile(r"(?i)^_?supported_(?:compute_)?(?:capabilit(?:y|ies)|archs?|sms?|cc)$")
+MAJOR_LISTS = re.compile(r"(?i)^_?supported_major(?:s|_versions?)$")
 DECORATORS = re.compile(
     r"^_?(?:supported|requires?)_(?:compute_)?(?:capabilit(?:y|ies)|archs?|sms?)$"
 )
