@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _format(kind: str | None, activations: str | None, group: int | None) -> For
         return NVFP4_A4 if made == "nvfp4" else NVFP4_A8 if made.startswith("fp8") else NVFP4
     if kind == "int4":
         return Format("Int4Group", "none", group or INT4.group, "int4", "int4")
-    return MXFP4 if kind == "mxfp4" else BF16
+    return replace(MXFP4, activations=made) if kind == "mxfp4" else BF16
 
 
 # ---------------------------------------------------------------- formats, by the config

@@ -205,7 +205,7 @@ def _each_once(ops: Iterable[Op]) -> tuple[Op, ...]:
 
 def number(text: str, what: str) -> int:
     """ "128k" -> 131072; k is 1024, m 1024 k.  Raises BadInput for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([km]?)", text.strip().lower())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([km]?)", text.strip().lower())
     value = float(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]] if match else 0
     if value < 1 or value != int(value):
         raise BadInput(f"{what} is {text!r}, want a number of tokens such as 8192, 128k or 1m")
@@ -232,6 +232,7 @@ def as_json(model: Model, plans: Sequence[OnGpu], asked: Asked) -> Any:
             "context": asked.context,
             "batch": asked.batch,
             "input": asked.input_len,
+            "step_tokens": asked.step_tokens,
             "cache": cache_dtype(config, asked.cache),
         },  # fmt: skip
         "figures": "predictions",

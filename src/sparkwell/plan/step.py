@@ -145,8 +145,8 @@ def _linear(case: Case, rows: int, parts: list[Part], kind: Format) -> Op:
     layer = " + ".join(sorted(name.removesuffix("_proj") for name in names))
     if first.group in ("dense", "shared"):
         layer = f"{first.group} {layer}"
-    layer = {"head": "lm_head", "weights_proj": "weights_proj"}.get(first.group, layer)
-    layer = "router" if first.group == "router" else layer
+    named = {"head": "lm_head", "embedding": "lm_head", "router": "router"}
+    layer = named.get(first.group, "weights_proj" if first.group == "weights_proj" else layer)
     nbytes = sum(kind.nbytes(part.n, k) for part in parts) + 2 * rows * (n + k)
     if decision.arithmetic == "w16a16":
         nbytes = 2 * n * k + 2 * rows * (n + k)
