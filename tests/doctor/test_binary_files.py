@@ -86,10 +86,10 @@ def test_host_of_elf(machine: int, host: str | None) -> None:
 def test_windows_libraries(machine: int, host: str | None) -> None:
     one = fatbin(entry("sass", 89, cubin(89, KERNELS)))
     two = fatbin(entry("sass", 89, cubin(89, KERNELS)))
-    data = fatbins.windows({".nv_fatbin": one, "__nv_relfatbin": two}, machine)
+    data = fatbins.windows({"__nv_relfatbin": one, ".nv_fatbin": two}, machine)
     file = read(data)
     assert (file.format, file.host, file.problems) == ("pe", host, ())
-    assert [image.relocatable for image in file.images] == [False, True]
+    assert [image.relocatable for image in file.images] == [True, False]
 
 
 @pytest.mark.parametrize("section", [".nv_fatbin", ".lrodata", ".rodata", ".data.rel.ro", ".odd"])
@@ -143,12 +143,21 @@ def test_cubins_in_data_outside_any_fatbin() -> None:
         assert set(kernels(image)) == set(KERNELS)
 
 
+def test_what_lies_inside_a_cubin_is_part_of_it() -> None:
+    inside = cubin(90, {"k": cubin(80, KERNELS)})
+    (image,) = read(b"data" + inside + bytes(9)).images
+    assert (image.target, image.size) == ("90", len(inside))
+    (image,) = read(fatbin(entry("sass", 90, inside))).images
+    assert image.target == "90" and image.container == 0
+
+
 def test_a_host_library_inside_another_is_no_cubin() -> None:
     assert read(fatbins.library({".rodata": fatbins.library({})})).images == ()
 
 
 def test_more_sections_than_the_header_can_count() -> None:
-    assert set(kernels(only(read(cubin(90, KERNELS, extended=True))))) == set(KERNELS)
+    image = only(read(cubin(90, KERNELS, extended=True)))
+    assert set(kernels(image)) == set(KERNELS) and image.toolkit == "13.0.88"
 
 
 def test_loose_fatbins_and_archives() -> None:
@@ -240,6 +249,7 @@ def test_families_of_what_a_kernel_calls_count() -> None:
     )
     assert facts(data).families == {"fp64"}
     assert facts(data, "other").families == {"hmma"}
+    assert set(kernels(only(read(data)))) == {"k", "other"}
 
 
 def test_a_kernel_without_memory_access_is_a_stub() -> None:
@@ -331,9 +341,10 @@ def test_fp8_products_widened_to_fp16_are_noted() -> None:
     assert notes(*widen, product(4, 10), EXIT) == set()
     assert notes(*whole[:-2], (0x727A, 0), EXIT) == set()  # it has the real thing, too
     plain = [(low, high & ~(1 << 25)) for low, high in widen]  # the other way: FP16 to FP8
-    assert notes(*plain, product(4, 8), EXIT) == set()
     six_bit = [unpack(r, 20, 5) for r in range(4, 10)]
-    assert notes(*six_bit, product(4, 8), EXIT) == set()
+    elsewhere = unpack(40, 20)
+    assert notes(elsewhere, *plain, product(4, 8), EXIT) == set()
+    assert notes(elsewhere, *six_bit, product(4, 8), EXIT) == set()
 
 
 # PTX.
