@@ -51,9 +51,8 @@ def explain(text: Text = None, as_json: options.Json = False, debug: options.Deb
             write("also: " + ", ".join(one.entry.name for one in found[SHOWN:]) + "\n")
     if not found:
         if not as_json:
-            note(
-                f"not known; near: {', '.join(close)}" if close else "not known, nor anything near"
-            )
+            about = f"near: {', '.join(close)}" if close else "nor is anything near"
+            note(f"not known; {about}")
         raise typer.Exit(FAILED)
 
 
