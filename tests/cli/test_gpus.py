@@ -1,6 +1,7 @@
 """gpus: the table, one product, one target, JSON, names that are not known."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -31,7 +32,7 @@ def test_a_product() -> None:
     result = run("Spark")
     assert result.exit_code == 0 and "…" not in result.stdout
     assert result.stdout.startswith("DGX Spark (GB10): sm_121, memory shared with the host\n")
-    lines = {line[:17].strip(): line for line in result.stdout.splitlines()}
+    lines = {re.split(r"\s{2,}", x.strip())[0]: x for x in result.stdout.splitlines()}
     assert "121.7 GiB" in lines["memory"] and "MemTotal of a DGX Spark" in lines["memory"]
     assert "~24 MiB" in lines["L2"] and "from memory" in lines["L2"]
     assert "~356 TFLOP/s" in lines["measured fp4"] and "250 TOP/s" in lines["peak int8"]
