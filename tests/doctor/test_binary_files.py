@@ -411,9 +411,11 @@ def test_names_of_files_and_of_variables_are_no_instructions() -> None:
 
 
 def test_ptx_families_of_functions_that_are_called() -> None:
+    long = "_Z" + "very" * 500
     source = text(
         ".func (.param .b32 r) deep(.param .b32 a)\n{\nadd.f64 %fd1, %fd2, %fd3;\nret;\n}",
-        ".func middle(.param .b32 a)\n{\ncall.uni (r), deep, (a);\ncall middle, (a);\nret;\n}",
+        f".func middle(.param .b32 a)\n{{\ncall.uni (r), {long}, (a);\ncall middle, (a);\nret;}}",
+        f".func {long}()\n{{\ncall.uni\n(r),\ndeep,\n(a);\nret;\n}}",
         ".func never()\n{\nsetmaxnreg.inc.sync.aligned.u32 24;\nret;\n}",
         ".visible .entry k()\n{\ncall.uni middle, (a);\nst.global.u32 [%rd1], 1;\nret;\n}",
         ".entry alone()\n{\nst.global.u32 [%rd1], 1;\nret;\n}",

@@ -82,6 +82,7 @@ MUTANTS = [
     (PTX, "    if len(body) > STUB_BYTES or", "    if"),
     (PTX, "            waiting.extend(calls)", "            pass"),
     (PTX, "set(CALLED.findall(text)) <= PRINTS", "True"),
+    (PTX, "([\\w$%]{1,65536})\")", "([\\w$%]{1,200})\")"),
     (PTX, "            seen.add(name)\n", ""),
     (SEARCH, "problems=(where + str(damage),)", "problems=(str(damage),)"),
     (SEARCH, "relocatable=plain.relocatable or code.relocatable", "relocatable=plain.relocatable"),

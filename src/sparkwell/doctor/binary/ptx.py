@@ -55,7 +55,7 @@ WORK = re.compile(
     rb"\b(?:ld|st|red|atom|cp|multimem|mbarrier|wgmma|tcgen05|mma|barrier|bar)"
     rb"\.(?!param|local|volatile\.local)"
 )
-CALLED = re.compile(rb"\bcall(?:\.uni)?\s{1,100}(?:\([^()]{0,200}\),\s{0,100})?([\w$%]{1,200})")
+CALLED = re.compile(rb"\bcall(?:\.uni)?\s{1,100}(?:\([^()]{0,200}\),\s{0,100})?([\w$%]{1,65536})")
 PRINTS = {b"vprintf", b"__assertfail"}
 
 
