@@ -13,12 +13,14 @@ from sparkwell.plan.figures import Time
 from sparkwell.plan.model import find_model
 from sparkwell.plan.report import (
     BATCHES,
+    GRID_LENGTHS,
     LENGTHS,
     MOST_GPUS,
     Asked,
     OnGpu,
     _best,
     as_json,
+    grid,
     max_context,
     number,
     over_batch,
@@ -157,6 +159,19 @@ def test_over_batch_and_input() -> None:
     assert inputs[0]["tokens_per_s"] == pytest.approx(1024 / inputs[0]["ttft_s"], rel=1e-3)
     few = over_input(planned("bard", "rtx-5090", context=256))
     assert [x["input"] for x in few] == [1024, 2048]  # what it was made for
+
+
+def test_the_grid() -> None:
+    one = planned("llama-3.1-8b", "h200", scheme="bf16", context=8192)
+    rows = {(x["input"], x["batch"]): x for x in grid(one)}
+    assert len(rows) == len(BATCHES) * len(GRID_LENGTHS)
+    at, line = rows[8192, 16], {x["batch"]: x for x in over_batch(one)}[16]
+    assert (at["tpot_s"], at["fits"]) == (line["tpot_s"], line["fits"])
+    alone = {x["input"]: x for x in over_input(one)}
+    assert rows[8192, 1]["ttft_s"] == alone[8192]["ttft_s"]
+    assert rows[8192, 16]["ttft_s"] == pytest.approx(16 * alone[8192]["ttft_s"], rel=1e-3)
+    assert rows[1024, 2]["ttft_s"] < 2 * alone[1024]["ttft_s"]  # both in one step
+    assert {x["input"] for x in grid(planned("bard", "h200", context=256))} == {1024}
 
 
 def test_step_tokens_reach_the_steps() -> None:

@@ -1,6 +1,7 @@
 """`sparkwell gpus`: what each GPU has and lacks, with the source of every figure."""
 
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,18 +76,26 @@ def _find(name: str) -> "tuple[Gpu | None, Target]":
 
 
 def product_json(gpu: "Gpu") -> dict[str, Any]:
-    """name, title, target, aliases, shared_memory; sms, l2, memory, bandwidth, peaks and measured:
-    [value, unit, source, weak]."""
+    """name, title, target, aliases, shared_memory; sms, l2, memory, bandwidth and others that are
+    known, peaks and measured: [value, unit, source, weak]."""
     return {
         "name": gpu.name,
         "title": gpu.title,
         "target": gpu.target.name,
         "aliases": list(gpu.aliases),
         "shared_memory": gpu.shared_memory,
-        **{key: _figure(getattr(gpu, key)) for key in ("sms", "l2", "memory", "bandwidth")},
+        **{key: _figure(value) for key, value in _own(gpu)},
         "peaks": {key: _figure(value) for key, value in gpu.peaks.items()},
         "measured": {key: _figure(value) for key, value in gpu.measured.items()},
     }
+
+
+def _own(gpu: "Gpu") -> "list[tuple[str, Figure]]":
+    """The figures of a product that stand by themselves, where they are known."""
+    from sparkwell.hardware.figures import Figure
+
+    values = [(field.name, getattr(gpu, field.name)) for field in fields(gpu)]
+    return [(name, value) for name, value in values if isinstance(value, Figure)]
 
 
 def _figure(figure: "Figure") -> dict[str, Any]:
@@ -185,14 +194,18 @@ def _one(product: "Gpu | None", target: "Target") -> None:
 
 
 def _figures(product: "Gpu") -> "list[tuple[str, Figure]]":
-    found = [("SMs", product.sms), ("L2", product.l2), ("memory", product.memory)]
-    found.append(("bandwidth", product.bandwidth))
+    found = [({"sms": "SMs", "l2": "L2"}.get(name, name), value) for name, value in _own(product)]
     found += [(f"peak {key}", value) for key, value in product.peaks.items()]
     return found + [(f"measured {key}", value) for key, value in product.measured.items()]
 
 
 def _words(figure: "Figure") -> str:
-    units = {"B": (2**20, "MiB"), "B/s": (GB, "GB/s"), "FLOP/s": (1e12, "TFLOP/s")}
+    units = {
+        "B": (2**20, "MiB"),
+        "B/s": (GB, "GB/s"),
+        "FLOP/s": (1e12, "TFLOP/s"),
+        "Hz": (1e9, "GHz"),
+    }
     size, unit = units.get(figure.unit, (1e12 if figure.unit == "OP/s" else 1, figure.unit))
     unit = "TOP/s" if figure.unit == "OP/s" else unit
     if figure.unit == "B" and figure.value >= 2**30:

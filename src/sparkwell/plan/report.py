@@ -22,6 +22,7 @@ MOST_GPUS = 64
 RANKED = tuple(name for name in SCHEMES if name != "nvfp4-w4a8")  # of which there are checkpoints
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+GRID_LENGTHS = (1024, 8192, 32768, 131072)
 CACHES = ("auto", "bf16", "fp8")
 
 
@@ -264,6 +265,7 @@ def _plan_json(one: OnGpu) -> dict[str, Any]:
         },
         "over_batch": over_batch(one),
         "over_input": over_input(one),
+        "grid": grid(one),
     }  # fmt: skip
 
 
@@ -356,4 +358,27 @@ def over_input(one: OnGpu) -> list[dict[str, Any]]:
                 "tokens_per_s": round(length / time.predicted, 1), "binds": time.binds,
             }
         )  # fmt: skip
+    return found
+
+
+def grid(one: OnGpu) -> list[dict[str, Any]]:
+    """Batches of prompts, each read and then continued: every batch at a few lengths."""
+    row, most = one.chosen, one.chosen.case.model.config.max_position
+    found = []
+    for length in GRID_LENGTHS:
+        for batch in BATCHES if length <= most else ():
+            ttft = prefill_time(row.case, batch, length, row.asked.step_tokens)
+            tpot = decode_time(row.case, batch, length)
+            found.append(
+                {
+                    "input": length,
+                    "batch": batch,
+                    "fits": batch * length <= row.memory.tokens,
+                    "ttft_bound_s": _short(ttft.bound),
+                    "ttft_s": _short(ttft.predicted),
+                    "tpot_bound_s": _short(tpot.bound),
+                    "tpot_s": _short(tpot.predicted),
+                    "tokens_per_s": round(batch / tpot.predicted, 2),
+                }
+            )
     return found
