@@ -170,7 +170,7 @@ def test_limits_of_kernels_and_their_names(monkeypatch: pytest.MonkeyPatch) -> N
         assert image.kernels is None
         return image.problems[0]
 
-    assert "kernels is too many, want at most 1,000,000 a file" in problem(kernels_left=8)
+    assert "kernels is too many, want at most 400,000 a file" in problem(kernels_left=8)
     assert "kernel names is too long together, want at most 64 MiB" in problem(name_bytes_left=62)
     monkeypatch.setattr(search, "Memo", lambda: Memo(kernels_left=9, name_bytes_left=63))
     assert read(fatbin(entry("sass", 90, several))).images[0].problems == ()

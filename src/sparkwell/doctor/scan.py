@@ -29,7 +29,8 @@ HOSTS: dict[int, Host] = {
 def scan(path: Path, level: Level = Level.KERNELS, *, name: str | None = None) -> File:
     """The GPU images of one file.  `name` is how the result and errors call it.
 
-    Raises Unreadable where there is nothing to read; damage inside stands in `problems`.
+    Raises Unreadable where there is nothing to read; damage inside stands in `problems`.  The file
+    is mapped: do not scan one that is still being written.
     """
     called = name or str(path)
     try:

@@ -35,7 +35,7 @@ NONE: frozenset[str] = frozenset()
 class Memo:
     """Names and sets met before, so that equal ones are kept once; and how many more may come."""
 
-    kernels_left: int = 1_000_000
+    kernels_left: int = 400_000
     name_bytes_left: int = 1 << 26
     names: dict[bytes, str] = field(default_factory=dict)
     sets: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Memo:
     def count(self, offset: int) -> None:
         self.kernels_left -= 1
         if self.kernels_left < 0:
-            raise Damage(offset, "kernels", "too many", "at most 1,000,000 a file")
+            raise Damage(offset, "kernels", "too many", "at most 400,000 a file")
 
     def family(self, names: frozenset[str]) -> frozenset[str]:
         return self.sets.setdefault(names, names)

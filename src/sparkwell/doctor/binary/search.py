@@ -10,7 +10,7 @@ from sparkwell.doctor.binary.unpack import Budget, unpack
 from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import Image, Level
 
-IMAGE_LIMIT = 200_000  # images of one file
+IMAGE_LIMIT = 100_000  # images of one file
 PROBLEM_LIMIT = 1_000
 Span = tuple[int, int]
 

@@ -10,8 +10,8 @@ import zstandard
 
 from sparkwell.doctor.binary.view import Damage, View
 
-IMAGE_LIMIT = 1 << 28  # bytes of one image; the largest met in published wheels is a fifth of it
-RATIO = 32  # and of all images of a file: this many times its size
+IMAGE_LIMIT = 1 << 28  # bytes of one image; the largest met in published wheels has 65 MB
+RATIO = 32  # and of all images of a file: this many times its size; published ones need up to 14
 FLOOR = 1 << 28  # or this, for small files
 WINDOW_LIMIT = 1 << 27
 
