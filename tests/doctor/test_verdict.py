@@ -104,6 +104,15 @@ def test_a_kernel_that_is_empty_everywhere_is_so_by_design() -> None:
     assert one("sm_90", *empty).verdict is V.NATIVE
 
 
+def test_code_before_turing_is_no_sign_of_a_body() -> None:
+    older = [image("sass", "80", kernel(stub=True)), image("sass", "70", kernel())]
+    assert one("sm_80", *older).verdict is V.NATIVE
+    turing = [image("sass", "80", kernel(stub=True)), image("sass", "75", kernel())]
+    assert one("sm_80", *turing).verdict is V.STUB
+    text = [image("sass", "80", kernel(stub=True)), image("ptx", "70", kernel())]
+    assert one("sm_80", *text).verdict is V.STUB
+
+
 def test_a_stub_in_ptx_counts_too() -> None:
     guarded = [image("ptx", "80", kernel(stub=True)), image("sass", "75", kernel())]
     assert one("sm_121", *guarded).verdict is V.STUB

@@ -27,6 +27,7 @@ _ARCH = re.compile(
     r"|(?<![A-Za-z])S[mM]\d{2,3}[af]?(?=[A-Z])"  # Sm100FmhaFwd
     r"|(?<=[a-z0-9])Sm\d{2,3}[af]?(?![0-9a-z])"  # FwdSm90, fmhaSm100aKernel
     r"|(?<=[A-Za-z])_?SM(?:_\d{3,4})+"  # CUDASM_800_900
+    r"|(?<=CUB_)\d{6}(?:_SM)?(?:_\d{3,4})+"  # CUB_200302_SM_800_900: its version, too
 )
 _SHAPE = re.compile(r"_?[mM]\d{1,3}[nN]\d{1,3}[kK]\d{1,3}(?![A-Za-z0-9])")
 

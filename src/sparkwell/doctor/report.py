@@ -52,7 +52,7 @@ class Row:
     """Kernels with one verdict for one reason.
 
     instead: SIBLING, OTHER_FILE or None; names: their families, most kernels first; places: the
-    files they are in, as `place_of` writes them
+    files they are in, as `place_of` writes them; marks: how many of them have each
     """
 
     verdict: Verdict
@@ -62,7 +62,7 @@ class Row:
     kernels: int
     names: tuple[str, ...]
     places: tuple[str, ...]
-    marks: tuple[str, ...]
+    marks: tuple[tuple[str, int], ...]
 
     @property
     def order(self) -> tuple[int, str, str]:
@@ -77,7 +77,7 @@ class _Group:
     def __init__(self) -> None:
         self.names: Counter[str] = Counter()
         self.places: dict[str, None] = {}
-        self.marks: set[str] = set()
+        self.marks: Counter[str] = Counter()
 
 
 def rows(found: Examined, gpu: Asked) -> list[Row]:
@@ -92,14 +92,14 @@ def rows(found: Examined, gpu: Asked) -> list[Row]:
                     group = groups[kernel.verdict, instead, kernel.reason, do]
                     group.names[family.name] += 1
                     group.places[place_of(looked)] = None
-                    group.marks |= kernel.marks
+                    group.marks.update(kernel.marks)
     made = [
         Row(
             *key,
             kernels=sum(group.names.values()),
             names=tuple(sorted(group.names, key=lambda name: (-group.names[name], name))),
             places=tuple(group.places),
-            marks=tuple(sorted(group.marks)),
+            marks=tuple(sorted(group.marks.items())),
         )
         for key, group in groups.items()
     ]

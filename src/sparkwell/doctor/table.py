@@ -1,6 +1,8 @@
 """The answer as tables in a terminal: worst first, with a legend."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console
@@ -47,11 +49,13 @@ def show(
     """One block for each input and GPU, then the legend of the words that were used."""
     used: set[Verdict] = set()
     marks: set[str] = set()
+    if sum(len(one.gpus) for one in found) > 1:
+        show_overview(found, gpus, console)
     for one in found:
         for gpu in one.gpus:
-            made = rows(one, gpu)
+            made = rows(one, gpu) if why else _brief(rows(one, gpu))
             used |= {row.verdict for row in made}
-            marks |= {mark for row in made for mark in row.marks}
+            marks |= {mark for row in made for mark, _ in row.marks}
             _block(one, gpu, made, console, why)
         _aside(one, console, why)
     _legend(used, marks, level, console)
@@ -82,6 +86,37 @@ def _block(found: Examined, gpu: Asked, made: list[Row], console: Console, why: 
     _gates(found, gpu, console, why)
 
 
+def _brief(made: Sequence[Row]) -> list[Row]:
+    """Rows whose kernels have replacements as one for each verdict, with the commonest reason."""
+    kept = [row for row in made if row.instead is None]
+    groups: dict[tuple[Verdict, str], list[Row]] = {}
+    for row in made:
+        if row.instead is not None:
+            groups.setdefault((row.verdict, row.instead), []).append(row)
+    for group in groups.values():
+        first = max(group, key=lambda row: row.kernels)
+        alike = f" (and {len(group) - 1} like it)" if len(group) > 1 else ""
+        kept.append(
+            replace(
+                first,
+                reason=first.reason + alike,
+                kernels=sum(row.kernels for row in group),
+                names=tuple(dict.fromkeys(name for row in group for name in row.names)),
+                places=tuple(dict.fromkeys(place for row in group for place in row.places)),
+                marks=tuple(sorted(_added(group).items())),
+            )
+        )
+    return sorted(kept, key=lambda row: row.order)
+
+
+def _added(group: Sequence[Row]) -> Counter[str]:
+    """Marks of several rows."""
+    marks: Counter[str] = Counter()
+    for row in group:
+        marks.update(dict(row.marks))
+    return marks
+
+
 def _summary(run: int, total: int, worst: Verdict | None) -> str:
     if worst is None or worst.runs:
         lost = f"; the other {total - run} have replacements" if run < total else ""
@@ -89,6 +124,37 @@ def _summary(run: int, total: int, worst: Verdict | None) -> str:
     if run == 0:
         return f"nothing runs: 0 of {total} kernels"
     return f"{run} of {total} kernels run; some families do not"
+
+
+def show_overview(found: Sequence[Examined], gpus: Sequence[Asked], console: Console) -> None:
+    """Inputs down, the GPUs that were asked about across."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("kernels that run", overflow="fold")
+    for gpu in gpus:
+        table.add_column(Text(gpu.title), justify="right")
+    names = dict.fromkeys(short_name(one) for one in found)
+    for name in names:
+        cells = []
+        for gpu in gpus:
+            of_gpu = (one for one in found if short_name(one) == name and gpu in one.gpus)
+            one = next(of_gpu, None)
+            cells.append(_share(*running(one, gpu)) if one and one.files else Text("-"))
+        table.add_row(Text(name), *cells)
+    console.print(table)
+    console.print()
+
+
+def _share(run: int, total: int, worst: Verdict | None) -> Text:
+    """ "49 of 50, stub": the worst verdict of a family, unless its machine code runs."""
+    fine = worst in (None, Verdict.NATIVE, Verdict.OLDER)
+    words = f"{run} of {total}" + ("" if fine or worst is None else f", {worst.value}")
+    return Text(words, style=STYLES[worst] if worst else "green")
+
+
+def short_name(found: Examined) -> str:
+    """A wheel by name and version: its tags differ from host to host."""
+    parts = found.name.split("-")
+    return " ".join(parts[:2]) if found.kind == "wheel" and len(parts) >= 5 else found.name
 
 
 def needs_in_words(need: Needs) -> str:
@@ -112,15 +178,25 @@ def _table(made: Sequence[Row], why: bool) -> Table:
     files = {place for row in made for place in row.places}
     for row in made:
         reason = Text(row.reason + (f"; {INSTEAD[row.instead]}" if row.instead else ""))
-        reason.append(f" [{', '.join(row.marks)}]" if row.marks else "", style="magenta")
+        marks = ", ".join(f"{mark}: {count}" for mark, count in row.marks)
+        reason.append(f" [{marks}]" if marks else "", style="magenta")
         reason.append(f"\n-> {row.do}" if row.do else "", style="dim")
         which = Text(_names(row.names, why))
         if len(files) > 1:
-            places = row.places if why else [place.rsplit("/", 1)[-1] for place in row.places]
+            places = row.places if why else _without_folders(row.places)
             which.append(f"\nin {_names(places, why)}", style="dim")
         style = "dim" if row.instead else STYLES[row.verdict]
         table.add_row(Text(row.verdict.value, style=style), str(row.kernels), which, reason)
     return table
+
+
+def _without_folders(places: Sequence[str]) -> list[str]:
+    """Names of files, with their folder where two are called the same."""
+    last = [place.rsplit("/", 1)[-1] for place in places]
+    return [
+        name if last.count(name) == 1 else "/".join(place.split("/")[-2:])
+        for name, place in zip(last, places, strict=True)
+    ]
 
 
 def _names(names: Sequence[str], why: bool) -> str:
@@ -135,8 +211,8 @@ def _gates(found: Examined, gpu: Asked, console: Console, why: bool) -> None:
     refusing, undecided, passing = decided(found.gates, gpu)
     console.print(
         Text(
-            f"  Python code that asks for the GPU's generation: {len(refusing)} places refuse, "
-            f"{len(undecided)} undecided, {passing} pass"
+            f"  Python code that asks for the GPU's generation: refuses {len(refusing)}, "
+            f"undecided {len(undecided)}, passes {passing}"
         )
     )
     for gate in refusing if why else refusing[:GATES]:
@@ -157,13 +233,12 @@ def _aside(found: Examined, console: Console, why: bool) -> None:
     """What holds whatever the GPU: compilers at run time, what could not be read."""
     for one in found.evidence:
         hints = f"; written for {', '.join(one.hints)} in places" if one.hints else ""
-        places = ", ".join(one.places)
-        console.print(
-            Text(f"  {found.name}: {one.says}, {one.count} files ({places}){hints}"), soft_wrap=True
-        )
+        places = ", ".join(one.places if why else one.places[:1])
+        what = f"{short_name(found)}: {one.says}, {one.count} files such as {places}{hints}"
+        console.print(Text(f"  {what}"), soft_wrap=True)
     for tool in found.assemblers:
         newest = f"knows targets up to {tool.newest}" if tool.newest else "names no target"
-        console.print(Text(f"  {found.name}: {tool.place} {newest}"), soft_wrap=True)
+        console.print(Text(f"  {short_name(found)}: {tool.place} {newest}"), soft_wrap=True)
     for problem in found.problems:
         console.print(Text(f"  cannot be read: {problem}", style="red"), soft_wrap=True)
     for note in found.notes if why else []:
@@ -190,27 +265,29 @@ def _legend(used: set[Verdict], marks: set[str], level: Level, console: Console)
 def show_matrix(found: Sequence[Examined], gpus: Sequence[Asked], console: Console) -> None:
     """Inputs down, targets across: how many kernels run, in the colour of the worst family."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("kernels that run on sm_", overflow="fold", min_width=23)
+    table.add_column("kernels that run on sm_", overflow="fold", min_width=19)
     for gpu in gpus:
         table.add_column(str(gpu.target.sm), justify="right", no_wrap=True, min_width=3)
     for one in found:
-        table.add_row(Text(one.name, style="bold"))
-        for looked in one.files:
+        table.add_row(Text(short_name(one), style="bold"))
+        places = _without_folders([place_of(looked) for looked in one.files])
+        for place, looked in zip(places, one.files, strict=True):
             alone = Examined(one.name, one.kind, one.gpus, (looked,), elsewhere=one.elsewhere)
             cells = [_cell(*running(alone, gpu)) for gpu in gpus]
-            table.add_row(Text(place_of(looked).rsplit("/", 1)[-1]), *cells)
+            table.add_row(Text(place), *cells)
     console.print(table)
     console.print(
         Text(
-            "green: every kernel family runs; yellow: the driver has to compile or link; red: some "
-            "family has no kernel that runs; magenta: not established"
+            "!, red: some family has no kernel that runs; magenta: not established; yellow: the "
+            "driver has to compile or link; green: every family runs as machine code"
         )
     )
 
 
 def _cell(run: int, total: int, worst: Verdict | None) -> Text:
-    """ "all", "98%" or "0"."""
+    """ "all", "98%" (the others have replacements), "98%!" (some have none) or "0"."""
     words = "all" if run == total else f"{100 * run // total}%" if run else "0"
+    words += "!" if 0 < run < total and worst is not None and not worst.runs else ""
     return Text(words, style=STYLES[worst] if worst else "green")
 
 

@@ -22,6 +22,7 @@ MARKS = {
     OLD_PTX: "its PTX is of an older generation, and uses nothing that came with later ones",
     SUFFIX: 'code of the same generation is there, but its "a" suffix ties it to another GPU',
 }
+TURING = 75
 NO_NAME = "(kernels not listed)"
 
 
@@ -251,9 +252,9 @@ def _judged(
         )
     kernel, how = running.kernels[name], running.loading
     verdict, reason, rule = how.verdict, how.reason, how.rule
-    if kernel.stub and any(not one.kernels[name].stub for one in having):
+    full = ", ".join(_codes(one for one in having if _has_body(one, name)))
+    if kernel.stub and full:
         verdict, rule = Verdict.STUB, "stub"
-        full = ", ".join(_codes(one for one in having if not one.kernels[name].stub))
         reason = f"its {running.code.name} body is empty; only {full} has one"
     return Judged(
         name,
@@ -268,6 +269,11 @@ def _judged(
         running.image.isa,
         running.image.toolkit,
     )
+
+
+def _has_body(one: _Candidate, name: str) -> bool:
+    """Whether a kernel does something there; machine code before Turing is not understood."""
+    return not one.kernels[name].stub and (one.code.kind != "sass" or one.code.sm >= TURING)
 
 
 def _unlisted(
