@@ -121,6 +121,7 @@ def test_one_gpu() -> None:
     assert result.exit_code == 0, text
     assert "4 x DGX Spark (GB10) (sm_121): 273 GB/s" in text
     assert "2 requests of 65536 tokens, prompts of 65536, cache fp8: 53,940 B a token" in text
+    assert "53,940 B a token and GPU (2,772 of them the indexer's)" in text
     found = json.loads(
         run(*SPARK, "--gpus", "4", "--context", "64k", "--batch", "2", "--json").stdout
     )
@@ -131,6 +132,9 @@ def test_one_gpu() -> None:
         assert float(shown[2]) == pytest.approx(row["weights_bytes"] / 1e9, abs=0.06)
         assert shown[-1] in ("bandwidth", "launches", "links") or shown[-2:] == ["matrix", "units"]
     assert f"best: {one['best']} (" in text
+    best = next(row for row in one["schemes"] if row["scheme"] == one["best"])
+    held = f"caches hold {best['tokens']:,} tokens: contexts of up to {best['max_context']:,} for "
+    assert f"{held}2 requests, or {best['concurrency']} requests of 65,536" in text
     assert "note: each GPU holds the whole latent cache and indexer" in text
     assert "mla_sparse:fp8-grouped-s   mma.sync, 16-bit" in text
     assert cells(text, "w4a16")[-3] == "1"  # the fastest from one row on

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("compressed_tensors")
 
@@ -104,6 +105,21 @@ def test_quantized_weights_by_their_headers(tmp_path: Path, dialect: Dialect) ->
     of_layers = [t.nbytes for name, t in held.items() if ".self_attn." in name or ".mlp." in name]
     counted = sum(model.stored.nbytes(part) for part in layers.values())
     assert 0 <= sum(of_layers) - counted <= 16 * len(of_layers)  # static scales nobody reads
+
+
+def test_weights_that_no_layer_needs_may_be_broken(tmp_path: Path) -> None:
+    """A multi-token-prediction layer, as published files have one behind the last."""
+    dialect = BY_NAME["deepseek"]
+    tensors = tensors_of(dialect, LLAMA)
+    name = "model.layers.3.mlp.up_proj.weight_scale_inv"  # without its weight
+    tensors[name] = tensors["model.layers.2.mlp.up_proj.weight_scale_inv"].clone()
+    path = folder(tmp_path, LLAMA | {"quantization_config": dialect.config})
+    write_file(path / "model.safetensors", tensors)
+    assert find_model(str(path)).stored is not None
+    tensors[name.replace(".3.", ".1.")] = torch.ones(1, 1)
+    write_file(path / "model.safetensors", tensors)
+    with pytest.raises(BadCheckpoint, match="scales of a wrong shape"):
+        find_model(str(path))
 
 
 def test_experts_alone_are_quantized(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ def test_the_json_object() -> None:
     assert best["tokens_per_s"] == pytest.approx(2 / best["tpot"]["predicted_s"], rel=1e-3)
     assert sum(best["tpot"]["shares"].values()) == pytest.approx(1, abs=0.01)
     assert best["tpot"]["bandwidth_s"] <= best["tpot"]["bound_s"] < best["tpot"]["predicted_s"]
-    assert best["max_context"] <= best["tokens"] // 2
+    assert best["max_context"] == best["tokens"] // 2
+    assert best["concurrency"] == best["tokens"] // 65536 >= 2
     layers = {row["layer"]: row for row in spark["kernels"]}
     assert layers["attention"]["kernel"] == "fp8-grouped-s"
     assert layers["attention"]["instruction"] == "mma.sync, 16-bit"

@@ -208,8 +208,11 @@ def _tokens(count: int) -> str:
 
 
 def _requests(asked: "Asked") -> str:
-    many = "1 request" if asked.batch == 1 else f"{asked.batch} requests"
-    return f"{many} of {asked.context} tokens"
+    return f"{_many(asked.batch)} of {asked.context} tokens"
+
+
+def _many(requests: int) -> str:
+    return "1 request" if requests == 1 else f"{requests} requests"
 
 
 def _compare(console: "Console", plans: "list[OnGpu]", asked: "Asked") -> None:
@@ -259,7 +262,7 @@ def _one(console: "Console", one: "OnGpu", asked: "Asked", why: bool) -> None:
     console.print(
         f"\n{one.gpus} x {gpu.title} ({gpu.target.name}): {rate}, TFLOP/s {peaks}\n"
         f"{_requests(asked)}, prompts of {asked.input_len}, cache {one.chosen.case.cache}: "
-        f"{one.chosen.memory.token:,} B a token and GPU\n{LEGEND}",
+        f"{_cached(one.chosen)}\n{LEGEND}",
         markup=False,
     )
     _schemes(console, one)
@@ -268,7 +271,15 @@ def _one(console: "Console", one: "OnGpu", asked: "Asked", why: bool) -> None:
     _over(console, one)
 
 
+def _cached(row: "Row") -> str:
+    held = row.memory
+    index = f" ({held.index_token:,} of them the indexer's)" if held.index_token else ""
+    return f"{held.token:,} B a token and GPU{index}"
+
+
 def _schemes(console: "Console", one: "OnGpu") -> None:
+    from sparkwell.plan.report import concurrency, max_context
+
     table = _table(
         "scheme", "fits", "weights", "of GB", "tokens", "TPOT ms", "tokens/s", "TTFT s", "binds",
     )  # fmt: skip
@@ -286,6 +297,11 @@ def _schemes(console: "Console", one: "OnGpu") -> None:
             f"best: {row.scheme.name} ({row.scheme.words}; {how}), bound by {row.tpot.binds}",
             markup=False, style="green",
         )  # fmt: skip
+        console.print(
+            f"caches hold {row.memory.tokens:,} tokens: contexts of up to {max_context(row):,} for "
+            f"{_many(row.asked.batch)}, or {_many(concurrency(row))} of {row.asked.context:,}",
+            markup=False,
+        )
     _say_why(console, one)
     for text in one.chosen.case.share.notes:
         console.print(f"note: {text}", markup=False)

@@ -287,6 +287,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "index_token_bytes": held.index_token,
         "tokens": held.tokens,
         "max_context": max_context(row),
+        "concurrency": concurrency(row),
         "tpot": _time_json(row.tpot),
         "ttft": _time_json(row.ttft),
         "tokens_per_s": round(row.tokens_per_s, 3),
@@ -297,6 +298,11 @@ def _row_json(row: Row) -> dict[str, Any]:
 def max_context(row: Row) -> int:
     """Tokens that each request of the batch can have."""
     return min(row.case.model.config.max_position, row.memory.tokens // row.asked.batch)
+
+
+def concurrency(row: Row) -> int:
+    """Requests of the asked context that the caches hold at a time."""
+    return row.memory.tokens // row.asked.context
 
 
 def _time_json(time: Time) -> dict[str, Any]:
