@@ -9,9 +9,8 @@ import zstandard
 
 import fatbins
 from fatbins import IDLE, PTX, WORKS, cubin, entry, fatbin
-from sparkwell.doctor.binary import code as code_module
-from sparkwell.doctor.binary import elf, ptx, search, unpack
-from sparkwell.doctor.binary.cubin import Memo
+from sparkwell.doctor.binary import elf, search, unpack
+from sparkwell.doctor.binary.memo import Memo
 from sparkwell.doctor.binary.unpack import Budget
 from sparkwell.doctor.binary.view import View
 from sparkwell.doctor.images import File, Level
@@ -183,12 +182,17 @@ def test_names_met_before_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first is second
 
 
+DENSE = "call graph is too dense, want at most 4,000,000 calls followed from all kernels"
+
+
 def test_a_call_graph_that_is_too_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_module, "REACHED_LIMIT", 10)
     chain = {f"f{i}": IDLE for i in range(5)}
     calls = [("a", "f0"), ("b", "f0"), *((f"f{i}", f"f{i + 1}") for i in range(4))]
-    image = read(cubin(90, {"a": IDLE, "b": IDLE}, functions=chain, calls=calls)).images[0]
-    assert image.problems == ("at 0x0: call graph is too dense, want at most 10 functions reached",)
+    one = fatbin(entry("sass", 90, cubin(90, {"a": IDLE, "b": IDLE}, functions=chain, calls=calls)))
+    for limit, problems in ((10, 0), (9, 1)):  # two kernels with five calls each to follow
+        monkeypatch.setattr(search, "Memo", lambda limit=limit: Memo(calls_left=limit))
+        found = read(one).images[0].problems
+        assert len(found) == problems and all(DENSE in text for text in found)
 
 
 def test_symbols_and_sections_that_are_not_there() -> None:
@@ -469,15 +473,16 @@ def test_floods_of_text_take_linear_time(flood: bytes) -> None:
 
 
 def test_ptx_that_calls_everything_from_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ptx, "CALL_LIMIT", 30)
     body = " ".join(f"call f{i}, (a);" for i in range(10))
     text = ".version 8.0\n.target sm_90\n" + "\n".join(
         [f".func f{i}() {{ {body} ret; }}" for i in range(10)]
         + [f".entry k{i}() {{ {body} ret; }}" for i in range(4)]
     )
-    with pytest.raises(Unreadable, match="PTX calls is too many, want at most 30 a text"):
-        read(text.encode())
-    assert len(read(text.encode().replace(b".entry k3", b".func k3")).images[0].kernels or ()) == 3
+    one = fatbin(entry("ptx", 90, text.encode()))
+    for limit, problems in ((440, 0), (439, 1)):  # four kernels, ten functions with ten calls
+        monkeypatch.setattr(search, "Memo", lambda limit=limit: Memo(calls_left=limit))
+        found = read(one).images[0].problems
+        assert len(found) == problems and all(DENSE in text for text in found)
 
 
 def test_a_view_checks_its_bounds() -> None:

@@ -6,6 +6,7 @@ PE = "doctor/binary/pe.py"
 FATBIN = "doctor/binary/fatbin.py"
 UNPACK = "doctor/binary/unpack.py"
 CUBIN = "doctor/binary/cubin.py"
+MEMO = "doctor/binary/memo.py"
 CODE = "doctor/binary/code.py"
 SASS = "doctor/binary/sass.py"
 FP8 = "doctor/binary/fp8.py"
@@ -60,7 +61,9 @@ MUTANTS = [
     (CUBIN, "\"multicast-syscall\" if \"multicast\" in name", "\"multicast-syscall\" if name"),
     (CUBIN, "outside <= PRINTS", "True"),
     (CUBIN, "facts.widens and \"qmma\" not in facts.families", "facts.widens"),
-    (CUBIN, "            found = self.names[raw] = text(raw)", "            found = text(raw)"),
+    (MEMO, "            found = self.names[raw] = text(raw)", "            found = text(raw)"),
+    (MEMO, "        self.calls_left -= count\n", ""),
+    (MEMO, "        self.kernels_left -= 1\n", ""),
     (CODE, "ahead += calls.inside - sections", "ahead += calls.inside - calls.inside"),
     (CODE, "all(facts.idle for facts in every)", "any(facts.idle for facts in every)"),
     (CODE, "self.anywhere = frozenset() if self.calls else frozenset(outside.values())",

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from sparkwell.doctor.binary import cubin, elf, fatbin, pe, ptx, search
-from sparkwell.doctor.binary.cubin import Memo
+from sparkwell.doctor.binary.memo import Memo
 from sparkwell.doctor.binary.search import Search, Span
 from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import File, Format, Host, Image, Level

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from struct import Struct
 
 from sparkwell.doctor.binary import elf, fp8, sass
+from sparkwell.doctor.binary.memo import Memo
 from sparkwell.doctor.binary.view import Damage, View
 
 EXECUTABLE = 4  # sh_flags
 CALLS = 0x70000001  # section type of `.nv.callgraph`: pairs of symbols, caller and callee
 CALL = Struct("<II")
-REACHED_LIMIT = 1_000_000  # functions reached from all kernels of an image, counted each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Code:
         """`sections_of` and `outside` hold, by symbol number, a symbol's section and the names of
         symbols that have none."""
         self.whole = whole
-        self.left, self.reached_left = len(whole.view), REACHED_LIMIT
+        self.left = len(whole.view)
         self.known: dict[int, Facts] = {}
         self.calls = self.read_calls(sections_of, outside)
         # Old assemblers leave no call graph: then anything may be called from anywhere.
@@ -76,20 +76,18 @@ class Code:
             all(facts.idle for facts in every),
         )
 
-    def reached(self, start: int) -> tuple[set[int], set[str]]:
+    def reached(self, start: int, memo: Memo, offset: int) -> tuple[set[int], set[str]]:
         """(sections, names from outside) that section `start` calls, itself among them."""
         sections, names = {start}, set(self.anywhere)
         ahead = [start]
+        memo.spend_calls(len(names), offset)
         while ahead:
             calls = self.calls.get(ahead.pop())
             if calls:
+                memo.spend_calls(len(calls.inside) + len(calls.outside), offset)
                 names |= calls.outside
                 ahead += calls.inside - sections
                 sections |= calls.inside
-        self.reached_left -= len(sections) + len(names)
-        if self.reached_left < 0:
-            wanted = f"at most {REACHED_LIMIT} functions reached"
-            raise Damage(self.whole.view.base, "call graph", "too dense", wanted)
         return sections, names
 
     def read_calls(self, sections_of: list[int], outside: dict[int, str]) -> dict[int, Calls]:

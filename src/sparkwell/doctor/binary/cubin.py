@@ -10,11 +10,12 @@
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from struct import Struct
 
 from sparkwell.doctor.binary import elf, sass
 from sparkwell.doctor.binary.code import Code
+from sparkwell.doctor.binary.memo import Memo
 from sparkwell.doctor.binary.view import Damage, View, text
 from sparkwell.doctor.images import Kernel, Level
 
@@ -28,34 +29,6 @@ TMA_SYSCALL = "__cuda_syscall_cp_async_bulk"
 PRINTS = {"vprintf", "__assertfail"}
 VERSION = re.compile(rb", V(\d+\.\d+\.\d+)")
 TARGET = re.compile(rb"-arch[ =]+sm_\d+([af])")
-NONE: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Memo:
-    """Names and sets met before, so that equal ones are kept once; and how many more may come."""
-
-    kernels_left: int = 400_000
-    name_bytes_left: int = 1 << 26
-    names: dict[bytes, str] = field(default_factory=dict)
-    sets: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)
-
-    def name(self, raw: bytes, offset: int) -> str:
-        found = self.names.get(raw)
-        if found is None:
-            self.name_bytes_left -= len(raw)
-            if self.name_bytes_left < 0:
-                raise Damage(offset, "kernel names", "too long together", "at most 64 MiB a file")
-            found = self.names[raw] = text(raw)
-        return found
-
-    def count(self, offset: int) -> None:
-        self.kernels_left -= 1
-        if self.kernels_left < 0:
-            raise Damage(offset, "kernels", "too many", "at most 400,000 a file")
-
-    def family(self, names: frozenset[str]) -> frozenset[str]:
-        return self.sets.setdefault(names, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +151,7 @@ def read_kernels(whole: elf.Elf, sm: int, level: Level, memo: Memo) -> tuple[Ker
     kernels = []
     for symbol in found.kernels.values():
         memo.count(symbol.offset)
-        sections, outside = code.reached(symbol.section)
+        sections, outside = code.reached(symbol.section, memo, symbol.offset)
         short = sm >= sass.FIRST_SM and symbol.size <= sass.STUB_BYTES and outside <= PRINTS
         facts = code.facts_of(sections) if deep or short else None
         notes = syscalls(outside)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from sparkwell.doctor.binary.cubin import NONE, Memo
+from sparkwell.doctor.binary.memo import NONE, Memo
 from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import Kernel, Level
 
@@ -17,7 +17,6 @@ NAME = re.compile(
     rb"\.(?:entry|func)[ \t\r\n]{1,100}(?:\([^()]{0,1000}\)[ \t\r\n]{0,100})?"
     rb"([A-Za-z0-9_$%]{1,65536})"
 )
-CALL_LIMIT = 1_000_000
 BEFORE = b" \t\n;{}"  # what may stand before an instruction; not a quote or a slash of a file name
 MARKS = (  # how an instruction starts, and its family
     (b"cp.async.ca.", "cp.async"),
@@ -115,7 +114,7 @@ def routines(view: View) -> list[Routine]:
 def read_kernels(view: View, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:
     found = routines(view)
     deep = level >= Level.INSTRUCTIONS
-    called = Called(found, sm) if deep else None
+    called = Called(found, sm, memo) if deep else None
     kernels: dict[bytes, Kernel] = {}
     for routine in found:
         if not routine.entry:
@@ -130,11 +129,10 @@ def read_kernels(view: View, sm: int, level: Level, memo: Memo) -> tuple[Kernel,
 class Called:
     """Families of routines with all they call by name."""
 
-    def __init__(self, found: list[Routine], sm: int) -> None:
-        self.sm = sm
+    def __init__(self, found: list[Routine], sm: int, memo: Memo) -> None:
+        self.sm, self.memo = sm, memo
         self.functions = {routine.name: routine for routine in found if not routine.entry}
         self.known: dict[bytes, tuple[frozenset[str], frozenset[bytes]]] = {}
-        self.left = CALL_LIMIT
 
     def own(self, routine: Routine) -> tuple[frozenset[str], frozenset[bytes]]:
         """(families, names called) of a routine by itself."""
@@ -150,13 +148,10 @@ class Called:
             if name in seen or name not in self.functions:
                 continue
             seen.add(name)
-            self.left -= 1
-            if self.left < 0:
-                function = self.functions[name]
-                raise Damage(function.at, "PTX calls", "too many", f"at most {CALL_LIMIT} a text")
             if name not in self.known:
                 self.known[name] = self.own(self.functions[name])
             more, calls = self.known[name]
+            self.memo.spend_calls(1 + len(calls), routine.at)
             used |= more
             waiting.extend(calls)
         return used

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sparkwell.doctor.binary import cubin, elf, fatbin, ptx
-from sparkwell.doctor.binary.cubin import Memo
+from sparkwell.doctor.binary.memo import Memo
 from sparkwell.doctor.binary.unpack import Budget, unpack
 from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import Image, Level
