@@ -3,13 +3,15 @@
 import re
 import struct
 import time
+import tracemalloc
 
 import pytest
 import zstandard
 
 import fatbins
 from fatbins import IDLE, PTX, WORKS, cubin, entry, fatbin
-from sparkwell.doctor.binary import elf, search, unpack
+from sparkwell.doctor.binary import cubin as cubin_module
+from sparkwell.doctor.binary import elf, ptx, search, unpack
 from sparkwell.doctor.binary.memo import Memo
 from sparkwell.doctor.binary.unpack import Budget
 from sparkwell.doctor.binary.view import View
@@ -175,6 +177,65 @@ def test_limits_of_kernels_and_their_names(monkeypatch: pytest.MonkeyPatch) -> N
     assert read(fatbin(entry("sass", 90, several))).images[0].problems == ()
 
 
+def test_limits_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cubin_module, "OUTSIDE_LIMIT", 2)
+    for count, problems in ((2, 0), (3, 1)):
+        data = cubin(90, {"k": WORKS}, outside=[f"o{i}" for i in range(count)])
+        found = read(data).images[0].problems
+        assert len(found) == problems
+        assert all("undefined symbols is too many, want at most 2" in text for text in found)
+    monkeypatch.setattr(elf, "SECTION_LIMIT", 8)
+    assert read(GOOD).problems == ()
+    monkeypatch.setattr(elf, "SECTION_LIMIT", 7)
+    with pytest.raises(Unreadable, match="offset 0x3c e_shnum is 8, want at most 7"):
+        read(GOOD)
+
+
+def test_limits_of_ptx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ptx, "ROUTINE_LIMIT", 3)
+    head = b".version 8.0\n.target sm_90\n"
+    assert len(read(head + b".entry a();.entry b();.func c();").images[0].kernels or ()) == 2
+    with pytest.raises(Unreadable, match="PTX routines is too many, want at most 3 a text"):
+        read(head + b".entry a();.entry b();.entry c();.func d();")
+    monkeypatch.setattr(ptx, "IMAGE_LIMIT", 40)
+    assert read(head + b" " * (40 - len(head))).images[0].kernels == ()
+    with pytest.raises(Unreadable, match="PTX text is 41 bytes long, want at most 40"):
+        read(head + b" " * (41 - len(head)))
+
+
+def test_symbols_whose_section_stands_in_a_table_of_its_own() -> None:
+    body = fatbins.code(fatbins.HMMA, fatbins.EXIT)
+    data = bytearray(cubin(90, {"k": body}, calls=None, toolkit="1.2.3"))
+    symbols = struct.unpack_from("<Q", data, table_at(bytes(data), b".symtab") + 24)[0]
+    note = table_at(bytes(data), b".note.nv.tkinfo")  # becomes the table
+    place = struct.unpack_from("<Q", data, note + 24)[0]
+    struct.pack_into("<H", data, symbols + 24 + 6, 0xFFFF)
+    struct.pack_into("<I", data, note + 4, elf.SYMBOL_SECTIONS)
+    struct.pack_into("<II", data, place, 0, 1)
+    (kernel,) = read(bytes(data)).images[0].kernels or ()
+    assert kernel.families == {"hmma"}
+    struct.pack_into("<Q", data, note + 32, 4)
+    assert "symbol's section is cut off after 0 bytes" in read(bytes(data)).images[0].problems[0]
+
+
+def test_a_host_library_with_endless_section_names_takes_little_memory() -> None:
+    count = 20_000
+    good = fatbins.library({f".{i}": b"" for i in range(9)})
+    head, names = bytearray(good[:64]), b"n" * 500_000
+    struct.pack_into("<Q", head, 40, 64 + len(names))
+    struct.pack_into("<HH", head, 60, count, 1)
+    rows = [
+        struct.pack("<IIQQQQIIQQ", i, 1, 2, 0, 64, len(names), 0, 0, 1, 0) for i in range(count)
+    ]
+    tracemalloc.start()
+    try:
+        file = read(bytes(head) + names + b"".join(rows))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert file.problems == () and peak < 40e6
+
+
 def test_names_met_before_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "Memo", lambda: Memo(name_bytes_left=1))
     file = read(fatbin(entry("sass", 90, GOOD), entry("sass", 90, GOOD)))
@@ -247,6 +308,13 @@ def test_an_identifier_outside_its_header_is_left_out() -> None:
     for at, value in ((32, 60), (32, 1 << 20), (36, 1 << 20)):
         file = read(fatbin(put(ONE, "<I", at, value)))
         assert file.images[0].identifier is None and file.problems == ()
+
+
+def test_a_long_identifier_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = fatbin(entry("lto", 90, b"x", identifier="n" * 9000))
+    assert read(one).images[0].identifier == "n" * 4096
+    monkeypatch.setattr(search, "Memo", lambda: Memo(name_bytes_left=4095))
+    assert read(one).images[0].identifier is None
 
 
 def test_a_fatbin_that_is_cut_off() -> None:
@@ -322,6 +390,7 @@ BAD_PACKING = [
     ("lz4", b"\xf0\xff", 99, "LZ4 data is cut off"),
     ("lz4", b"\x1fa\x01\0", 99, "LZ4 data is cut off"),
     ("lz4", b"\x1fa\x01\0\xff\xff\x00\0", 99, "LZ4 data is more than 1 bytes unpacked, want 99"),
+    ("lz4", b"\0" * 27, 10, "at 0x50: LZ4 data is 27 bytes long, want at most 26"),
     ("lz4", b"", 1, "LZ4 data is 0 bytes unpacked, want 1"),
 ]  # fmt: skip
 
@@ -479,7 +548,10 @@ def test_ptx_that_calls_everything_from_everywhere(monkeypatch: pytest.MonkeyPat
         + [f".entry k{i}() {{ {body} ret; }}" for i in range(4)]
     )
     one = fatbin(entry("ptx", 90, text.encode()))
-    for limit, problems in ((440, 0), (439, 1)):  # four kernels, ten functions with ten calls
+    for limit, problems in (
+        (580, 0),
+        (579, 1),
+    ):  # 14 routines name ten; four kernels follow 10 x 11
         monkeypatch.setattr(search, "Memo", lambda limit=limit: Memo(calls_left=limit))
         found = read(one).images[0].problems
         assert len(found) == problems and all(DENSE in text for text in found)

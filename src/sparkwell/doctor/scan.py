@@ -17,7 +17,7 @@ from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import File, Format, Host, Image, Level
 from sparkwell.errors import Unreadable
 
-RELOCATABLE = {"__nv_relfatbin", "__nv_rel"}  # PE keeps 8 characters
+RELOCATABLE = b"__nv_relfatbin"  # PE keeps 8 characters
 HOSTS: dict[int, Host] = {
     elf.X86_64: "x86_64",
     elf.AARCH64: "aarch64",
@@ -86,12 +86,11 @@ def recognise(view: View) -> tuple[Format, Host | None, tuple[Span, ...], tuple[
         if form == "elf":
             host = HOSTS.get(elf.read_header(view).machine)
             whole = elf.read_elf(view)
-            named = [(whole.name(s), s.offset, s.size) for s in whole.sections]
+            found = [(s.offset, s.size) for s in whole.sections if whole.is_named(s, RELOCATABLE)]
         else:
             machine, sections = pe.read_pe(view)
             host = HOSTS.get(machine)
-            named = [(s.name, s.offset, s.size) for s in sections]
+            found = [(s.offset, s.size) for s in sections if s.name == RELOCATABLE[:8]]
     except Damage as damage:
         return form, host, (), (str(damage),)
-    spans = tuple((at, at + size) for name, at, size in named if name in RELOCATABLE)
-    return form, host, spans, ()
+    return form, host, tuple((at, at + size) for at, size in found), ()

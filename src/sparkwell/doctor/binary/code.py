@@ -1,6 +1,6 @@
 """The code sections of a cubin: what each kernel executes, itself and in what it calls."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
@@ -33,7 +33,7 @@ class Calls:
 class Code:
     """Sections read at most once each, and no more bytes of them than the image has."""
 
-    def __init__(self, whole: elf.Elf, sections_of: list[int], outside: dict[int, str]) -> None:
+    def __init__(self, whole: elf.Elf, sections_of: Sequence[int], outside: dict[int, str]) -> None:
         """`sections_of` and `outside` hold, by symbol number, a symbol's section and the names of
         symbols that have none."""
         self.whole = whole
@@ -57,15 +57,20 @@ class Code:
         section = self.whole.sections[number]
         if section.type == elf.NOBITS or not section.flags & EXECUTABLE:
             return nothing
-        body = self.whole.body(section, "code section size")
-        self.left -= len(body)
-        if self.left < 0:
-            wanted = f"at most {len(self.whole.view)} bytes together, as the image has"
-            raise Damage(body.base, "code sections", "longer", wanted)
+        body = self.take(section, "code section")
         opcodes = sass.opcodes(body.data)
         families = frozenset(sass.counts(opcodes))
         widens = "hmma" in families and fp8.widens_before_product(body.data)
         return Facts(families, widens, sass.is_idle(opcodes))
+
+    def take(self, section: elf.Section, field: str) -> View:
+        """A section's bytes; those of all sections taken are no more than the image has."""
+        body = self.whole.body(section, f"{field} size")
+        self.left -= len(body)
+        if self.left < 0:
+            wanted = f"at most {len(self.whole.view)} bytes together, as the image has"
+            raise Damage(body.base, f"{field}s", "longer", wanted)
+        return body
 
     def facts_of(self, sections: Iterable[int]) -> Facts:
         """What several sections hold together."""
@@ -90,14 +95,14 @@ class Code:
                 sections |= calls.inside
         return sections, names
 
-    def read_calls(self, sections_of: list[int], outside: dict[int, str]) -> dict[int, Calls]:
+    def read_calls(self, sections_of: Sequence[int], outside: dict[int, str]) -> dict[int, Calls]:
         """By section; pairs whose callee is no symbol are marks of other things."""
         found: dict[int, Calls] = {}
         count = len(sections_of)
         for section in self.whole.sections:
             if section.type != CALLS:
                 continue
-            body: View = self.whole.body(section, "call graph size")
+            body = self.take(section, "call graph")
             for caller, callee in CALL.iter_unpack(body.data[: len(body) - len(body) % CALL.size]):
                 if caller >= count:
                     continue

@@ -10,6 +10,7 @@
 """
 
 import re
+from array import array
 from dataclasses import dataclass
 from struct import Struct
 
@@ -20,15 +21,19 @@ from sparkwell.doctor.binary.view import Damage, View, text
 from sparkwell.doctor.images import Kernel, Level
 
 SYMBOL = Struct("<IBBHQQ")
+NUMBER = Struct("<I")
 FUNCTION, ENTRY = 2, 0x10  # type in st_info, mark in st_other
 ATTRIBUTE = Struct("<BBH")
 WITH_BODY, ONE_BYTE = 4, 2  # formats of an attribute whose value follows, or is one byte
 ACCELERATED = 9  # attribute of .nv.compat: the code is for this SM alone
+TOOL, COMPAT = b".note.nv.tkinfo", b".nv.compat"
+COMPAT_BYTES = 4096  # it holds a dozen attributes
+OUTSIDE_LIMIT = 1 << 16  # names an image uses and does not define
 ABI8_OSABI, ABI8 = 0x41, 8
 TMA_SYSCALL = "__cuda_syscall_cp_async_bulk"
 PRINTS = {"vprintf", "__assertfail"}
-VERSION = re.compile(rb", V(\d+\.\d+\.\d+)")
-TARGET = re.compile(rb"-arch[ =]+sm_\d+([af])")
+VERSION = re.compile(rb", V(\d{1,3}\.\d{1,3}\.\d{1,5})")
+TARGET = re.compile(rb"-arch[ =]{1,9}sm_\d{1,3}([af])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,8 @@ def target(whole: elf.Elf) -> tuple[int, str]:
 def tool(whole: elf.Elf) -> tuple[str | None, str]:
     """(version of the compiler, suffix on its command line)."""
     for section in whole.sections:
-        if section.type == elf.NOTES and whole.name(section) == ".note.nv.tkinfo":
-            body = bytes(whole.body(section, ".note.nv.tkinfo size").data)
+        if section.type == elf.NOTES and whole.is_named(section, TOOL):
+            body = whole.body(section, ".note.nv.tkinfo size").data
             version, given = VERSION.search(body), TARGET.search(body)
             return version and version[1].decode(), given[1].decode() if given else ""
     return None, ""
@@ -83,13 +88,14 @@ def tool(whole: elf.Elf) -> tuple[str | None, str]:
 def accelerated(whole: elf.Elf) -> str:
     """ "a" if `.nv.compat` says so."""
     for section in whole.sections:
-        if whole.names.startswith(b".nv.compat\0", section.name):
+        if whole.is_named(section, COMPAT):
             body, at = whole.body(section, ".nv.compat size"), 0
-            while at + ATTRIBUTE.size <= len(body):
+            while at + ATTRIBUTE.size <= min(len(body), COMPAT_BYTES):
                 form, number, value = body.unpack(ATTRIBUTE, at, ".nv.compat attribute")
                 if number == ACCELERATED and form != WITH_BODY:
                     return "a" if value & (0xFF if form == ONE_BYTE else 0xFFFF) else ""
                 at += ATTRIBUTE.size + (value if form == WITH_BODY else 0)
+            return ""
     return ""
 
 
@@ -107,27 +113,34 @@ class Functions:
 
     kernels: dict[bytes, Symbol]
     outside: dict[int, str]  # names that are not defined here, by symbol number
-    sections_of: list[int]  # by symbol number
+    sections_of: "array[int]"  # by symbol number
 
 
-def functions(whole: elf.Elf) -> Functions:
-    found = Functions({}, {}, [])
+def functions(whole: elf.Elf, memo: Memo) -> Functions:
+    found = Functions({}, {}, array("I"))
     tables = [section for section in whole.sections if section.type == elf.SYMBOLS]
     for table in tables[:1]:
         body = whole.body(table, "symbol table size")
         if table.link >= len(whole.sections):
             wanted = f"below {len(whole.sections)}"
             raise Damage(body.base, "symbol table's string section", table.link, wanted)
-        strings = bytes(whole.body(whole.sections[table.link], "string table size").data)
-        read_symbols(body, strings, found)
+        strings = whole.body(whole.sections[table.link], "string table size").data
+        large = [section for section in whole.sections if section.type == elf.SYMBOL_SECTIONS]
+        numbers = whole.body(large[0], "symbol section table size") if large else None
+        read_symbols(body, strings, numbers, found, memo)
     return found
 
 
-def read_symbols(table: View, strings: bytes, found: Functions) -> None:
+def read_symbols(
+    table: View, strings: memoryview, numbers: View | None, found: Functions, memo: Memo
+) -> None:
+    """Fill `found`.  `numbers` holds the section of each symbol where 16 bits do not."""
     left = 2 * len(strings)  # names that overlap could otherwise add up to any length
     whole = table.data[: len(table) - len(table) % SYMBOL.size]
     for number, raw in enumerate(SYMBOL.iter_unpack(whole)):
         at, info, other, section, _, size = raw
+        if section == elf.IN_TABLE and numbers:
+            (section,) = numbers.unpack(NUMBER, number * NUMBER.size, "symbol's section")
         found.sections_of.append(section)
         is_kernel = info & 15 == FUNCTION and other & ENTRY
         if not at or (section and not is_kernel):
@@ -139,18 +152,20 @@ def read_symbols(table: View, strings: bytes, found: Functions) -> None:
             wanted = f"at most {len(strings)} bytes, the table's size"
             raise Damage(offset, "symbol names", "longer together", wanted)
         if section:
+            memo.count(offset)
             found.kernels[name] = Symbol(name, offset, section, size)
-        else:
+        elif len(found.outside) < OUTSIDE_LIMIT:
             found.outside[number] = text(name)
+        else:
+            raise Damage(offset, "undefined symbols", "too many", f"at most {OUTSIDE_LIMIT}")
 
 
 def read_kernels(whole: elf.Elf, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:
-    found = functions(whole)
+    found = functions(whole, memo)
     code = Code(whole, found.sections_of, found.outside)
     deep = sm >= sass.FIRST_SM and level >= Level.INSTRUCTIONS
     kernels = []
     for symbol in found.kernels.values():
-        memo.count(symbol.offset)
         sections, outside = code.reached(symbol.section, memo, symbol.offset)
         short = sm >= sass.FIRST_SM and symbol.size <= sass.STUB_BYTES and outside <= PRINTS
         facts = code.facts_of(sections) if deep or short else None

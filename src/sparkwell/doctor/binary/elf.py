@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from sparkwell.doctor.binary.view import Damage, View, text
+from sparkwell.doctor.binary.view import Damage, View
 
 MAGIC = b"\x7fELF"
 MAGIC64 = b"\x7fELF\x02\x01\x01"  # 64-bit, little endian, version 1
@@ -16,8 +16,10 @@ HEADER = Struct("<16sHHIQQQIHHHHHH")
 SECTION = Struct("<IIQQQQIIQQ")
 CUDA, X86_64, AARCH64 = 190, 62, 183
 RELOCATABLE = 1  # e_type of an object that a linker has not seen
-SYMBOLS, NOTES, NOBITS = 2, 7, 8
+SYMBOLS, NOTES, NOBITS, SYMBOL_SECTIONS = 2, 7, 8, 18
+IN_TABLE = 0xFFFF  # a section's number that stands elsewhere, having more than 16 bits
 NAME_LIMIT = 1 << 16
+SECTION_LIMIT = 1 << 18
 
 
 class Header(NamedTuple):
@@ -55,10 +57,10 @@ class Elf:
     view: View
     header: Header
     sections: list[Section]
-    names: bytes
+    names: memoryview
 
-    def name(self, section: Section) -> str:
-        return text(name_at(self.names, section.name))
+    def is_named(self, section: Section, name: bytes) -> bool:
+        return self.names[section.name : section.name + len(name) + 1] == name + b"\0"
 
     def body(self, section: Section, field: str) -> View:
         """The section's bytes in the file."""
@@ -78,12 +80,14 @@ def read_header(view: View) -> Header:
 def counted(view: View, header: Header) -> tuple[int, int]:
     """How many sections there are and which one holds their names, large tables included."""
     count, names = header.sections, header.names
-    if header.sections_at and (not count or names == 0xFFFF):
+    if header.sections_at and (not count or names == IN_TABLE):
         first = Section(*view.unpack(SECTION, header.sections_at, "section 0"))
-        count, names = count or first.size, first.link if names == 0xFFFF else names
+        count, names = count or first.size, first.link if names == IN_TABLE else names
     if count * SECTION.size > len(view):
         wanted = f"at most {len(view) // SECTION.size}, what the file can hold"
         raise Damage(view.base + 60, "e_shnum", count, wanted)
+    if count > SECTION_LIMIT:
+        raise Damage(view.base + 60, "e_shnum", count, f"at most {SECTION_LIMIT}")
     return count, names
 
 
@@ -91,20 +95,22 @@ def read_elf(view: View) -> Elf:
     """The sections of one ELF file.  An unusable name table leaves them nameless."""
     header = read_header(view)
     if not header.sections_at:
-        return Elf(view, header, [], b"")
+        return Elf(view, header, [], memoryview(b""))
     count, names = counted(view, header)
     table = view.part(header.sections_at, count * SECTION.size, "section table")
     sections = [Section(*raw) for raw in SECTION.iter_unpack(table.data)]
     if names >= count:
-        return Elf(view, header, sections, b"")
+        return Elf(view, header, sections, memoryview(b""))
     strings = view.part(sections[names].offset, sections[names].size, "section name table")
-    return Elf(view, header, sections, bytes(strings.data))
+    return Elf(view, header, sections, strings.data)
 
 
-def name_at(strings: bytes, at: int) -> bytes:
+def name_at(strings: memoryview, at: int) -> bytes:
     """The zero-terminated name at `at`, at most NAME_LIMIT long; empty outside the table."""
-    end = strings.find(b"\0", at, at + NAME_LIMIT)
-    return strings[at : end if end >= 0 else at + NAME_LIMIT]
+    short = bytes(strings[at : at + 256])
+    if b"\0" in short:
+        return short[: short.index(b"\0")]
+    return bytes(strings[at : at + NAME_LIMIT]).split(b"\0", 1)[0]
 
 
 def extent(view: View, spend: Callable[[int], None]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 
-from sparkwell.doctor.binary.view import Damage, View, text
+from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import Kind
 
 MAGIC = b"\x50\xed\x55\xba"
@@ -23,6 +23,7 @@ KINDS: dict[int, Kind] = {1: "ptx", 2: "sass", 8: "lto", 128: "tile"}
 LZ4, ZSTD = 1 << 13, 1 << 15
 ARCHITECTURE, FAMILY = 1 << 20, 1 << 21  # the suffixes "a" and "f"
 SM_LIMIT = 999
+NAME_LIMIT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Entry:
     stored: int  # bytes of payload to read
     packing: str  # "", "lz4", "zstd"
     unpacked: int
-    identifier: str | None
+    identifier: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,10 @@ def read_entry(view: View, at: int, raw: tuple[int, ...]) -> Entry | Damage:
     stored = packed if packing and packed else payload
     if stored > payload:
         return Damage(view.base + at + 0x10, "entry packed size", packed, f"at most {payload}")
-    identifier = None
+    identifier = b""
     if name_size and ENTRY.size <= name_at and name_at + name_size <= header:
-        name = bytes(view.data[at + name_at : at + name_at + name_size])
-        identifier = text(name.rstrip(b"\0"))
+        first = at + name_at
+        identifier = bytes(view.data[first : first + min(name_size, NAME_LIMIT)]).rstrip(b"\0")
     return Entry(
         at=at,
         kind=kind,

@@ -3,7 +3,7 @@
 from struct import Struct
 from typing import NamedTuple
 
-from sparkwell.doctor.binary.view import Damage, View, text
+from sparkwell.doctor.binary.view import Damage, View
 
 MAGIC = b"MZ"
 POINTER = Struct("<I")  # at 0x3c: where the PE header is
@@ -13,7 +13,7 @@ AMD64, ARM64 = 0x8664, 0xAA64
 
 
 class PeSection(NamedTuple):
-    name: str
+    name: bytes
     offset: int
     size: int
 
@@ -26,6 +26,5 @@ def read_pe(view: View) -> tuple[int, list[PeSection]]:
         raise Damage(view.base + at, "PE signature", signature.hex(" "), b"PE\0\0".hex(" "))
     table = view.part(at + COFF.size + optional, count * SECTION.size, "PE section table")
     return machine, [
-        PeSection(text(raw[0].rstrip(b"\0")), raw[4], raw[3])
-        for raw in SECTION.iter_unpack(table.data)
+        PeSection(raw[0].rstrip(b"\0"), raw[4], raw[3]) for raw in SECTION.iter_unpack(table.data)
     ]

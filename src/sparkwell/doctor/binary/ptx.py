@@ -2,16 +2,19 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sparkwell.doctor.binary.memo import NONE, Memo
+from sparkwell.doctor.binary.unpack import IMAGE_LIMIT
 from sparkwell.doctor.binary.view import Damage, View
 from sparkwell.doctor.images import Kernel, Level
 
+ROUTINE_LIMIT = 400_000
 HEAD = 1 << 16  # the directives stand in the first bytes, behind comments
 VERSION = re.compile(rb"^[ \t]*\.version[ \t]+(\d{1,3})\.(\d{1,3})\b", re.MULTILINE)
 TARGET = re.compile(rb"^[ \t]*\.target[ \t]+sm_(\d{1,3})([af]?)\b", re.MULTILINE)
 START = re.compile(rb"(?:\s++|//[^\n\0]*+\n|/\*[^*\0]*+(?:\*(?!/)[^*\0]*+)*+\*/)*+\.version\b")
-TOOLKIT = re.compile(rb"^// [^\n]{0,200}, V(\d+\.\d+\.\d+)", re.MULTILINE)
+TOOLKIT = re.compile(rb"^// [^\n]{0,200}, V(\d{1,3}\.\d{1,3}\.\d{1,5})", re.MULTILINE)
 ROUTINES = (re.compile(rb"\.entry\b"), re.compile(rb"\.func\b"))
 NAME = re.compile(
     rb"\.(?:entry|func)[ \t\r\n]{1,100}(?:\([^()]{0,1000}\)[ \t\r\n]{0,100})?"
@@ -100,8 +103,15 @@ class Routine:
 
 
 def routines(view: View) -> list[Routine]:
-    source = bytes(view.data)
-    starts = sorted(found.start() for each in ROUTINES for found in each.finditer(source))
+    if len(view) > IMAGE_LIMIT:
+        raise Damage(view.base, "PTX text", f"{len(view)} bytes long", f"at most {IMAGE_LIMIT}")
+    source, starts = bytes(view.data), []
+    for found_one in (found for each in ROUTINES for found in each.finditer(source)):
+        starts.append(found_one.start())
+        if len(starts) > ROUTINE_LIMIT:
+            at = view.base + found_one.start()
+            raise Damage(at, "PTX routines", "too many", f"at most {ROUTINE_LIMIT} a text")
+    starts.sort()
     found = []
     for start, end in zip(starts, [*starts[1:], len(source)], strict=False):
         name = NAME.match(source, start)
@@ -136,8 +146,11 @@ class Called:
 
     def own(self, routine: Routine) -> tuple[frozenset[str], frozenset[bytes]]:
         """(families, names called) of a routine by itself."""
-        calls = frozenset(CALLED.findall(routine.body)) if self.functions else frozenset()
-        return families(routine.body, self.sm), calls
+        calls = set()
+        for call in CALLED.finditer(routine.body if self.functions else b""):
+            self.memo.spend_calls(1, routine.at)
+            calls.add(call[1])
+        return families(routine.body, self.sm), frozenset(calls)
 
     def families(self, routine: Routine) -> frozenset[str]:
         used, ahead = self.own(routine)
@@ -161,7 +174,7 @@ def families(body: bytes, sm: int) -> frozenset[str]:
     """Families of the instructions that stand in one routine."""
     marks = MARKS + (MARKS_90 if sm >= 90 else ()) + (MARKS_FP64 if b".f64" in body else ())
     found = {name for mark, name in marks if stands(mark, body)}
-    found.update(product(name) for name in set(PRODUCT.findall(body)))
+    found.update(product(name[0]) for name in PRODUCT.finditer(body))
     return frozenset(found - {""})
 
 
@@ -175,6 +188,7 @@ def stands(mark: bytes, body: bytes) -> bool:
     return False
 
 
+@lru_cache(maxsize=1024)
 def product(name: bytes) -> str:
     """The family of one `mma` or `wmma` instruction; "" if its types are not known."""
     return next((family for marks, family in PRODUCTS if any(m in name for m in marks)), "")

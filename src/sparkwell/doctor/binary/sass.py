@@ -40,14 +40,18 @@ IDLE = frozenset(
 )
 CALL_RELATIVE = 0x144
 STUB_BYTES = 1024
+CHUNK = 1 << 22  # bytes looked at together, a multiple of INSTRUCTION
 EXIT, TRAP = 0x14D, 0x15C
 
 
 def opcodes(code: memoryview) -> Counter[int]:
     """How often each 12-bit opcode stands in `code`."""
     whole = code[: len(code) - len(code) % INSTRUCTION]
+    words: Counter[int] = Counter()
+    for start in range(0, len(whole), CHUNK):
+        words.update(whole[start : start + CHUNK].cast("H")[:: INSTRUCTION // 2].tolist())
     found: Counter[int] = Counter()
-    for word, count in Counter(whole.cast("H")[:: INSTRUCTION // 2].tolist()).items():
+    for word, count in words.items():
         found[word & 0xFFF] += count
     return found
 

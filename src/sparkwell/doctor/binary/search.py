@@ -108,7 +108,7 @@ class Search:
             relocatable=relocatable,
             isa=entry.isa if entry.kind == "ptx" else None,
             toolkit=None,
-            identifier=entry.identifier,
+            identifier=self.identifier(entry),
             kernels=None,
             problems=(),
         )
@@ -119,6 +119,13 @@ class Search:
         except Damage as damage:
             where = "in the unpacked image, " if entry.packing else ""
             return replace(plain, problems=(where + str(damage),))
+
+    def identifier(self, entry: fatbin.Entry) -> str | None:
+        """The name of the source file; None, too, where a file has no room for more names."""
+        try:
+            return self.memo.name(entry.identifier, entry.at) if entry.identifier else None
+        except Damage:
+            return None
 
     def deepen(self, plain: Image, entry: fatbin.Entry) -> Image:
         """With what the payload says."""

@@ -61,6 +61,9 @@ def zstd(packed: View, size: int) -> bytearray:
 
 def lz4(packed: View, size: int) -> bytearray:
     """One LZ4 block: tokens of (literals, then a copy of what came before)."""
+    longest = size + size // 255 + 16  # nothing packed is longer
+    if len(packed) > longest:
+        raise Damage(packed.base, "LZ4 data", f"{len(packed)} bytes long", f"at most {longest}")
     source, out = bytes(packed.data), bytearray()
     at, length = 0, len(source)
     try:
