@@ -357,6 +357,8 @@ def test_payload_that_is_no_cubin_and_no_ptx() -> None:
         for packing, where in (("", "at 0x50: "), ("lz4", "in the unpacked image, at 0x0: ")):
             (image,) = read(fatbin(entry(kind, 90, b"nothing", packing=packing))).images
             assert image.problems == (where + said,) and image.kernels is None
+    (image,) = read(fatbin(entry("sass", 90, b""))).images
+    assert image.problems == ("at 0x50: ELF identification is empty, want 7f 45 4c 46 02 01 01",)
 
 
 # Packed images.

@@ -69,7 +69,7 @@ class Elf:
 
 def read_header(view: View) -> Header:
     if not view.starts(MAGIC64):
-        came = bytes(view.data[:7]).hex(" ")
+        came = bytes(view.data[:7]).hex(" ") or "empty"
         raise Damage(view.base, "ELF identification", came, MAGIC64.hex(" "))
     header = Header(*view.unpack(HEADER, 0, "ELF header"))
     if header.sections_at and header.section_size != SECTION.size:
