@@ -4,12 +4,14 @@ import itertools
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import fatbins
 from fatbins import DFMA, EXIT, HMMA, IDLE, NOP, PTX, STORE, WORKS, code, cubin, entry, fatbin
+from sparkwell.doctor.binary import sass
 from sparkwell.doctor.images import File, Image, Kernel, Level
 from sparkwell.doctor.scan import scan, scan_bytes
 from sparkwell.errors import Unreadable
@@ -315,6 +317,15 @@ def test_families_by_opcode_whatever_the_predicate(family: str, opcode: int) -> 
     for predicate in (0x7000, 0x0000, 0x9000):
         body = code((opcode | predicate, 0), STORE, EXIT)
         assert facts(cubin(100, {"k": body})).families == {family}
+
+
+def test_long_code_is_looked_at_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sass, "CHUNK", 32)
+    for count in range(5):
+        body = code(*[STORE] * count, HMMA, EXIT)
+        assert facts(cubin(90, {"k": body})).families == {"hmma"}
+        found = sass.opcodes(memoryview(body + b"tail"))
+        assert found == Counter({0x23C: 1, 0x94D: 1, 0x986: count})
 
 
 def unpack(register: int, source: int, form: int = 6, half: int = 2) -> tuple[int, int]:
