@@ -34,6 +34,7 @@ def test_it_fits() -> None:
     heading = "llama-3.1-8b (llama; built-in table): 8.03 B parameters, 32 layers, grouped-query "
     assert result.stdout.startswith(heading)
     assert "Times are predictions." in result.stdout
+    assert "; --scheme makes it), bound by memory bandwidth" in result.stdout
 
 
 def test_it_does_not_fit() -> None:
@@ -136,6 +137,8 @@ def test_one_gpu() -> None:
     held = f"caches hold {best['tokens']:,} tokens: contexts of up to {best['max_context']:,} for "
     assert f"{held}2 requests, or {best['concurrency']} requests of 65,536" in text
     assert "note: each GPU holds the whole latent cache and indexer" in text
+    assert "note: several GPUs want an engine with tensor parallelism" in text
+    assert "wants such a checkpoint" in text and "--scheme makes it" not in text
     assert "mla_sparse:fp8-grouped-s   mma.sync, 16-bit" in text
     assert cells(text, "w4a16")[-3] == "1"  # the fastest from one row on
     assert "bandwidth-bound up to" in text

@@ -19,7 +19,7 @@ from sparkwell.plan.model import find_model
 from sparkwell.plan.models import MODELS
 from sparkwell.plan.parts import parts
 from sparkwell.plan.schemes import SCHEMES
-from sparkwell.plan.share import Share, divisors, share
+from sparkwell.plan.share import ENGINE, Share, divisors, share
 
 ONE = Share(1, "")
 # Bytes of a token in all layers, as the published formats have them: BF16, FP8, indexer's of both.
@@ -171,9 +171,10 @@ def test_experts_divide_or_say_why() -> None:
 
 def test_what_is_replicated_is_said() -> None:
     assert shared("glm-5.2", "fp8", 8).notes == (
+        ENGINE,
         "each GPU holds the whole latent cache and indexer: more GPUs hold no more context",
     )
-    assert shared("llama-3.1-8b", "fp8", 8).notes == ()
+    assert shared("llama-3.1-8b", "fp8", 8).notes == (ENGINE,)
     assert shared("glm-5.2", "fp8", 1).notes == ()
 
 

@@ -292,7 +292,8 @@ def _schemes(console: "Console", one: "OnGpu") -> None:
     print_whole(console, table)
     if one.best is not None:
         row = one.best
-        how = "--scheme makes it" if row.scheme.loads else "wants such a checkpoint"
+        made = row.scheme.loads and one.gpus == 1
+        how = "--scheme makes it" if made else "wants such a checkpoint"
         console.print(
             f"best: {row.scheme.name} ({row.scheme.words}; {how}), bound by {row.tpot.binds}",
             markup=False, style="green",

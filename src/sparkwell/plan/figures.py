@@ -9,6 +9,7 @@ kernels with CUDA graphs; the host's own time, sampling parameters and other req
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sparkwell.hardware.gpus import Gpu
 from sparkwell.plan.efficiency import efficiency
@@ -96,7 +97,12 @@ def decode_time(case: Case, batch: int, context: int) -> Time:
 
 def prefill_time(case: Case, batch: int, length: int, chunk: int = STEP_TOKENS) -> Time:
     """All of `batch` prompts of `length` tokens, `chunk` at a time: TTFT of the last one."""
-    return scaled(
-        (time_of(operations(case, step), case.gpu), times)
-        for step, times in prefill_steps(length, batch, chunk)
-    )
+    if length >= chunk:  # prompts do not share steps
+        return scaled([(_prompts(case, 1, length, chunk), batch)])
+    return _prompts(case, batch, length, chunk)
+
+
+@lru_cache(maxsize=64)
+def _prompts(case: Case, batch: int, length: int, chunk: int) -> Time:
+    steps = prefill_steps(length, batch, chunk)
+    return scaled((time_of(operations(case, step), case.gpu), times) for step, times in steps)

@@ -6,6 +6,7 @@ bytes.  A test records what the ops launch and compares.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sparkwell.errors import Unsupported
@@ -98,6 +99,7 @@ def described(kind: Format, n: int, k: int) -> Described:
     return Described(kind.kind, (n, k), kind.nbytes(n, k), kind.activations, block)
 
 
+@cache
 def linear_kernel(m: int, n: int, k: int, kind: Format, device: Device) -> tuple[Decision, Kernel]:
     """x [m, k] times a weight [n, k]: in which arithmetic, by which kernel."""
     weight = described(kind, n, k)
@@ -128,6 +130,7 @@ def _few(device: Device) -> int:
     return linear.few_rows(gpu.peaks["bf16"].value, gpu.bandwidth.value, device.target.tensor_path)
 
 
+@cache
 def experts_kernel(
     tokens: int, topk: int, num_experts: int, hidden: int, width: int, kind: Format, device: Device
 ) -> tuple[str, Kernel]:

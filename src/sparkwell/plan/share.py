@@ -13,6 +13,7 @@ from sparkwell.plan.parts import Config, Part
 from sparkwell.plan.schemes import BLOCK, Scheme
 
 EXPERTS = ("auto", "tp", "ep")
+ENGINE = "several GPUs want an engine with tensor parallelism, such as vLLM; ours runs on one"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def share(
     if gpus == 1:
         return Share(1, "")
     common = _heads(config, gpus) + _cuts(parts, scheme, gpus, routed=False)
-    notes = _replicated(config)
+    notes = [ENGINE, *_replicated(config)]
     if config.moe is None:
         return Share(gpus, "", tuple(common), tuple(notes))
     by_width = _cuts(parts, scheme, gpus, routed=True)

@@ -44,9 +44,9 @@ class Op:
     wait: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """What runs where: everything about a step but its size."""
+    """What runs where: everything about a step but its size; equal only to itself."""
 
     model: Model
     scheme: Scheme
