@@ -100,3 +100,13 @@ def test_instruction_families_are_those_that_are_read() -> None:
 def test_needs(images, wanted: Needs) -> None:  # type: ignore[no-untyped-def]
     """Only what runs needs anything."""
     assert needs(judge(file(*images), target(90))) == wanted
+
+
+def test_a_stub_needs_nothing() -> None:
+    stub = image("sass", "90", kernel("s", stub=True), toolkit="13.0.88", container=1)
+    images = [
+        image("sass", "90", "k", toolkit="12.8.93"),
+        stub,
+        image("sass", "80", "s", container=1),
+    ]
+    assert needs(judge(file(*images), target(90))) == Needs(525, None, ("12.8.93",))

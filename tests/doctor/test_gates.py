@@ -276,6 +276,8 @@ def test_names_that_stand_for_several_things_or_are_arguments_are_not() -> None:
     assert refused(found(outer)[0]) == {121}
     summed = "def f(x):\n n = get_device_capability()\n n += 1\n if n == (12, 1): raise E"
     assert found(summed) == []
+    again = "def f(x):\n capability = capability or x\n if capability == (12, 1): raise E"
+    assert refused(found(again)[0]) == {121}
     looped = "def f(x):\n for y in x:\n  if y == (12, 1): raise E"
     assert found(looped) == []
 
@@ -383,3 +385,26 @@ def test_any_text_is_taken(parts: list[str]) -> None:
     gates, _ = find_gates(" ".join(parts).encode(), "x.py")
     for gate in gates:
         gate.refuses(target(121))
+
+
+ODD = ["1e999", "-1e999", "True", "None", "1j", "b'x'", "'sm_90'", "''", "...", "(9, 'x')", "(9,)",
+       "(9, 0, 0)", "[]", "[(9, 0), 'x']", "{9: 1}", "0x" + "f" * 5000, "-5", "9.5", "((9, 0), 8)",
+       "(True, 0)", "f'{x}'", "[None, 9]", "(9, 0) + (1,)", "~9", "x.major", "9 if x else 8",
+]  # fmt: skip
+PLACES = [
+    "if arch < {}: raise E", "if {} >= arch: raise E", "if arch in ({}, 90): raise E",
+    "if capability == {}: raise E", "if capability[{}] < 9: raise E", "if major * {} > 9: raise E",
+    "if major % {} == 0: raise E", "assert p.has_device_capability({})",
+    "assert p.has_device_capability({}, 0)", "f(supported_archs=[90, {}])",
+    "f(supported_majors=({}, 9))", "@supported_cc({})\n def g(): pass",
+    "if int({}) < arch: raise E", "if capability < ({}, 0): raise E", "if arch // {} == 9: raise E",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_values_anywhere(place: str, odd: str) -> None:
+    source = f"def f(arch, capability, major, p, x):\n {place.format(odd)}"
+    gates, _ = find_gates(source.encode(), "x.py")
+    for gate in gates:
+        assert gate.refuses(target(90)) in (True, False, UNKNOWN)

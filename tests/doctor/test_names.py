@@ -31,6 +31,7 @@ BASES = {
     "_Z99999foo": "_Z99999foo",
     "_ZNS9_3fooEv": "_ZNS9_3fooEv",
     "_ZNIiEE": "_ZNIiEE",
+    "_ZNS_3fooEv": "_ZNS_3fooEv",
     "__nv_static_1": "__nv_static_1",
 }  # fmt: skip
 FAMILIES = {

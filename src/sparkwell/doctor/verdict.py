@@ -368,7 +368,7 @@ _FEATURES = {row.sm: row.features for row in TARGETS}
 
 def _old_ptx(one: _Candidate, gpu: Target) -> bool:
     """Whether PTX for an older GPU runs on one that can do what that one could not."""
-    if one.code.kind != "ptx" or one.code.sm >= gpu.sm:
+    if one.code.kind != "ptx":
         return False
     before = _FEATURES.get(one.code.sm, Feature(0))
     return bool(gpu.features & ~before & (Feature.TMA | Feature.FP8_MMA))

@@ -287,7 +287,7 @@ def _wanted(arguments: list[Value]) -> int | None:
     """120 from has_device_capability(120), (12, 0) or 12, 0."""
     if len(arguments) >= 1 and isinstance(arguments[0], tuple):
         arguments = list(arguments[0])
-    numbers = [int(x) for x in arguments if _number(x)]
+    numbers = [x for x in arguments if isinstance(x, int) and not isinstance(x, bool)]
     if len(numbers) != len(arguments) or not numbers:
         return None
     if len(numbers) == 2 and numbers[0] < 20:

@@ -78,18 +78,25 @@ class Gate:
                 return all_of(answers)
             seen = Evaluator(gpu, self.scope)
             found = all_of([seen.holds(c.test, c.negated) for c in self.conditions])
-        except (RecursionError, TooLong):
+        except (RecursionError, TooLong, ValueError, ArithmeticError):
             return UNKNOWN
         return UNKNOWN if found is OTHER else found
 
 
 def _listed(node: ast.expr, majors: bool, gpu: Target, scope: Scope) -> Answer:
     found = Evaluator(gpu, scope).value(node)
-    if not isinstance(found, tuple) or not all(isinstance(x, int | tuple) for x in found):
+    numbers = [_number_of(one) for one in found] if isinstance(found, tuple) else [None]
+    if None in numbers:
         return UNKNOWN
-    own = gpu.major if majors else gpu.sm
-    numbers = {x[0] * 10 + x[1] if isinstance(x, tuple) and len(x) == 2 else x for x in found}
-    return own not in numbers
+    return (gpu.major if majors else gpu.sm) not in numbers
+
+
+def _number_of(found: object) -> int | None:
+    """121 from 121 or (12, 1); None where it is something else."""
+    if isinstance(found, tuple) and len(found) == 2:
+        major, minor = found
+        return major * 10 + minor if type(major) is int and type(minor) is int else None
+    return found if type(found) is int else None
 
 
 def find_gates(source: bytes, file: str) -> tuple[list[Gate], str]:
@@ -237,10 +244,7 @@ def _assigned(body: Sequence[ast.stmt], outer: Scope, arguments: Sequence[str]) 
 def _unpacked(name: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, ast.expr | None]]:
     """(name, expression) of an assignment; `a, b = f()` gives f()[0] and f()[1]."""
     if isinstance(name, ast.Name):
-        itself = value is not None and any(
-            isinstance(n, ast.Name) and n.id == name.id for n in ast.walk(value)
-        )
-        yield name.id, None if itself else value
+        yield name.id, value
     elif isinstance(name, ast.Tuple | ast.List):
         for index, part in enumerate(name.elts):
             if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(name.elts):
@@ -288,7 +292,7 @@ def _about(test: ast.expr, scope: Scope) -> bool:
         if first is OTHER:  # what is about something else is so for every GPU
             return False
         answers = {first, *(Evaluator(gpu, scope).holds(test) for gpu in TARGETS[1:])}
-    except (RecursionError, TooLong):
+    except (RecursionError, TooLong, ArithmeticError):
         return False
     return UNKNOWN in answers or len(answers) > 1
 
