@@ -246,6 +246,12 @@ def test_a_dense_model_reads_all_but_its_embedding() -> None:
     assert flops == pytest.approx(2 * (of.model.parameters - embedding), rel=1e-3)
 
 
+def test_only_rows_that_get_logits_meet_the_head() -> None:
+    ops = by_layer(case("llama-3.1-8b", "h200", "bf16"), Step(2048, 1, 2048, 1))
+    assert ops["lm_head"].flops == 2 * 128256 * 4096
+    assert ops["o"].flops == 2 * 2048 * 4096 * 4096
+
+
 def test_a_tied_head_is_read_too() -> None:
     ops = by_layer(case("qwen3-0.6b", "h200", "bf16"), Step(4, 4, 64, 4))
     assert ops["lm_head"].flops == 2 * 4 * 151936 * 1024

@@ -115,6 +115,8 @@ def test_memory_adds_up() -> None:
     assert 0 < more.missing <= held.token
     two = memory(of.model, of.scheme, of.gpu, of.share, "fp8", held.tokens // 2, 2)
     assert two.missing <= 8 * of.model.config.vocab_size  # another row of logits
+    both = memory(of.model, of.scheme, of.gpu, of.share, "fp8", held.tokens, 2)
+    assert both.missing == pytest.approx(held.tokens * held.token, rel=0.01)
 
 
 def test_weights_that_do_not_fit_leave_no_tokens() -> None:

@@ -77,6 +77,20 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9), ("n_routed_experts", 10**8), ("hidden_size", 10**400),
+        ("vocab_size", -(10**15)), ("rope_theta", float("nan")), ("hidden_size", float("inf")),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_model_has(tmp_path: Path, key: str, value: float) -> None:
+    """A config is somebody else's file: nothing is made of such sizes."""
+    path = folder(tmp_path, MODELS["glm-5.2"] | {key: value})
+    with pytest.raises(BadCheckpoint, match=f"(?s)a number that no model has.*came    {key} = "):
+        find_model(str(path))
+
+
 def test_plain_weights_can_have_any_scheme(tmp_path: Path) -> None:
     write_file(folder(tmp_path, LLAMA) / "model.safetensors", plain_tensors(LLAMA))
     model = find_model(str(tmp_path))

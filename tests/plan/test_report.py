@@ -122,8 +122,10 @@ def test_contexts() -> None:
 
 def test_bad_requests() -> None:
     for name in ("context", "batch", "input_len", "step_tokens"):
-        with pytest.raises(BadInput, match=f"{name} is 0, want at least 1"):
+        with pytest.raises(BadInput, match=f"{name} is 0, want 1 to 1073741824"):
             Asked(**{name: 0})
+    with pytest.raises(BadInput, match="batch is 1073741825, want 1 to"):
+        Asked(batch=(1 << 30) + 1)
     with pytest.raises(BadInput, match=r"cache is 'fp4', want one of auto, bf16, fp8"):
         Asked(cache="fp4")
     with pytest.raises(BadInput, match="scheme is 'int8'"):
@@ -138,7 +140,9 @@ def test_numbers(text: str, value: int) -> None:
     assert number(text, "context") == value
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "k", "8 thousand", "0.3", "1e3", "١k", "0.1k"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "k", "8 thousand", "0.3", "1e3", "١k", "0.1k", "9" * 5000, "2000m"]
+)
 def test_no_numbers(text: str) -> None:
     with pytest.raises(BadInput, match=r"context is .*, want a number of tokens such as 8192"):
         number(text, "context")

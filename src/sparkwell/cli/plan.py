@@ -1,6 +1,7 @@
 """`sparkwell plan`: does a model fit on a GPU, what runs there, and how fast it can be at best."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,7 +126,7 @@ def plan(
 def _count(text: str) -> int | None:
     if text == "fit":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if re.fullmatch(r"[0-9]{1,6}", text) is None or int(text) < 1:
         raise BadInput(f"gpus is {text!r}, want a number of at least 1, or fit")
     return int(text)
 

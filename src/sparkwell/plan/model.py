@@ -30,6 +30,9 @@ from sparkwell.plan.schemes import (
 )
 
 AS_STORED = "as stored"
+LARGEST = 1 << 40
+COUNTS = dict.fromkeys(("n_routed_experts", "num_experts", "num_local_experts"), 1 << 16)
+COUNTS["num_hidden_layers"] = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,23 @@ def find_model(name: str) -> Model:
     return _of_config(name, read_config(file.parent), "Hub: config", file)
 
 
+def _parse(raw: dict[str, Any], file: Path | None) -> Config:
+    """The config, refused before anything is made of sizes that no model has."""
+    for key, value in raw.items():
+        most = COUNTS.get(key, LARGEST)
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise BadCheckpoint(
+                "config.json holds a number that no model has",
+                file=file or "config.json",
+                came=f"{key} = {str(value)[:40]}",
+                wanted=f"at most {most}",
+                do="take config.json from the model's own repository",
+            )
+    return parse_config(raw, file=file)
+
+
 def _of_config(name: str, raw: dict[str, Any], source: str, file: Path | None) -> Model:
-    config = parse_config(raw, file=file)
+    config = _parse(raw, file)
     found = parts(config)
     stored, notes = _declared(raw, found, file), []
     if stored is not None:
@@ -91,7 +109,7 @@ def _of_folder(folder: Path, name: str) -> Model:
         file = folder / "config.json"
         return _of_config(name, read_config(folder), "folder: config", file)
     checkpoint = Checkpoint.open(folder)
-    config = parse_config(checkpoint.config, file=folder / "config.json")
+    config = _parse(checkpoint.config, folder / "config.json")
     found = parts(config)
     stored = _measured(checkpoint, found)
     scheme, notes = (stored.scheme, stored.notes) if stored else (None, ())

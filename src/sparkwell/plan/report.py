@@ -19,6 +19,7 @@ from sparkwell.plan.step import Case, Op, Step, operations
 
 FIT = "fit"  # as many GPUs as it takes
 MOST_GPUS = 64
+MOST_TOKENS = 1 << 30
 RANKED = tuple(name for name in SCHEMES if name != "nvfp4-w4a8")  # of which there are checkpoints
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -41,8 +42,8 @@ class Asked:
 
     def __post_init__(self) -> None:
         for name in ("context", "batch", "input_len", "step_tokens"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}, want at least 1")
+            if not 1 <= getattr(self, name) <= MOST_TOKENS:
+                raise BadInput(f"{name} is {getattr(self, name)}, want 1 to {MOST_TOKENS}")
         if self.cache not in CACHES:
             raise BadInput(f"cache is {self.cache!r}, want one of {', '.join(CACHES)}")
 
@@ -208,7 +209,7 @@ def number(text: str, what: str) -> int:
     """ "128k" -> 131072; k is 1024, m 1024 k.  Raises BadInput for anything else."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([km]?)", text.strip().lower())
     value = float(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]] if match else 0
-    if value < 1 or value != int(value):
+    if not 1 <= value <= MOST_TOKENS or value != int(value):
         raise BadInput(f"{what} is {text!r}, want a number of tokens such as 8192, 128k or 1m")
     return int(value)
 
