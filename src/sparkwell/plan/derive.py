@@ -21,7 +21,7 @@ from sparkwell.plan.efficiency import FACTS
 RECORDS = Path("bench/records")
 FEW = 64  # rows of x
 STARTS = [float(x) for x in range(31)]
-SHARES = [0.95**x for x in range(-6, 50)]  # of a published rate; above 1: from the L2
+SHARES = [0.95**x for x in range(-6, 41)]  # of a published rate; above 1: from the L2
 FIXED = 4.0  # microseconds, of kinds with too few records to tell; their memory is USUAL's
 USUAL = (0.8, 0.5)  # memory, math: what a kind leans to that its records do not decide
 
