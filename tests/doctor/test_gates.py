@@ -54,6 +54,8 @@ BLACKWELL, SMALL = {100, 103, 107}, {120, 121}
         ("not major >= 9", {75, 80, 86, 87, 89}),
         ("9 <= major < 12", {90, *BLACKWELL, 110}),
         ("not (9 <= major < 12)", {75, 80, 86, 87, 89, *SMALL}),
+        ("not (major >= 8 and minor == 0)", {75, 86, 87, 89, 103, 107, 121}),
+        ("not (major == 9 or minor == 0)", {75, 86, 87, 89, 103, 107, 121}),
         ("capability < (8, 0)", {75}),
         ("capability[0] < 8", {75}),
         ("capability[0] == 12 and capability[1] == 0", {120}),

@@ -106,7 +106,7 @@ def test_rows_worst_first() -> None:
         (V.REFUSED, None), (V.STUB, None), (V.UNKNOWN, None), (V.REFUSED, SIBLING), (V.JIT, None),
         (V.OLDER, None), (V.NATIVE, None),
     ]  # fmt: skip
-    assert made[0].reason == "only sm_90a code loads on sm_90 alone" and made[0].kernels == 1
+    assert made[0].reason == "its sm_90a code loads on sm_90 alone" and made[0].kernels == 1
     assert made[0].places == ("a/lost.so",) and made[0].names == ("lost",)
     assert made[4].marks == (("old-ptx", 1),)
     assert running(found, SPARK) == (3, 7, V.REFUSED)
@@ -205,7 +205,7 @@ def test_the_json_of_a_file() -> None:
     assert verdict["families"] == [
         {
             "name": "lost", "verdict": "refused", "kernels": {"refused": 1}, "instead": None,
-            "reason": "only sm_90a code loads on sm_90 alone", "left_out": None,
+            "reason": "its sm_90a code loads on sm_90 alone", "left_out": None,
             "do": "build from source with TORCH_CUDA_ARCH_LIST=12.1a and CUDA 12.9 or newer; code "
             "written for sm_90a may not compile for it",
             "code": None, "have": ["sm_90a"], "uses": None, "marks": [],
@@ -218,7 +218,7 @@ def test_families_whose_kernels_differ() -> None:
     (family,) = answer["files"][0]["verdicts"][0]["families"]
     assert family["verdict"] == "older" and family["instead"] == "sibling"
     assert family["kernels"] == {"older": 1, "refused": 1}
-    assert family["left_out"] == "only sm_90a code loads on sm_90 alone"
+    assert family["left_out"] == "its sm_90a code loads on sm_90 alone"
     other = file(image("ptx", "80", "lost"), path="b.so")
     (answer,) = as_json([examined(LOST, other)], [SPARK], Level.KERNELS, [])["inputs"]
     (family,) = answer["files"][0]["verdicts"][0]["families"]
@@ -265,7 +265,7 @@ def test_the_table() -> None:
     lines = [line.split()[0] for line in text.splitlines() if line.startswith(" ") and line.split()]
     order = [line for line in lines if line in {v.value for v in V}]
     assert order == ["refused", "refused", "older", "native"]
-    assert "only sm_90a code loads on sm_90 alone; a sibling runs instead" in text
+    assert "its sm_90a code loads on sm_90 alone; a sibling runs instead" in text
     assert "-> build from source with TORCH_CUDA_ARCH_LIST=12.1a" in text
     assert "in lost.so" in text and "in a/lost.so" in printed(examined(GOOD, LOST), why=True)
     legend = [line for line in text.splitlines() if line.split(" ")[0] in {v.value for v in V}]
@@ -287,9 +287,9 @@ def test_rows_with_replacements_are_put_together_unless_asked() -> None:
         image("sass", "90", "k_sm99", container=9),
     )
     text = printed(examined(many))
-    assert "sm_90 code is for another major than 12.1 (and 1 like it); a sibling runs" in text
+    assert "its sm_90 code is for another major than 12.1 (and 1 like it); a sibling runs" in text
     whole = printed(examined(many), why=True)
-    assert "like it" not in whole and "only sm_80 code" in whole
+    assert "like it" not in whole and "its sm_80 code" in whole
 
 
 def test_an_overview_where_there_are_several() -> None:

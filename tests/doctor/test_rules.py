@@ -73,8 +73,8 @@ def test_the_rules_agree_with_the_targets(gpu) -> None:  # type: ignore[no-untyp
 
 
 def test_reasons_name_the_code_and_the_gpu() -> None:
-    assert at("sass", "120a", "sm_121").reason == "sm_120a code loads on sm_120 alone"
-    assert at("sass", "90", "sm_121").reason == "sm_90 code is for another major than 12.1"
+    assert at("sass", "120a", "sm_121").reason == "its sm_120a code loads on sm_120 alone"
+    assert at("sass", "90", "sm_121").reason == "its sm_90 code is for another major than 12.1"
     assert at("ptx", "80", "sm_121").reason == "the driver compiles its compute_80 PTX"
     assert "8.7" in at("sass", "87", "sm_89").reason and "sm_89" in at("sass", "87", "sm_89").reason
 

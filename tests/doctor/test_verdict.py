@@ -81,10 +81,10 @@ def test_the_newest_ptx_that_compiles() -> None:
 
 def test_reasons_of_a_refusal() -> None:
     assert one("sm_121", image("sass", "120a", "k")).reason == (
-        "only sm_120a code loads on sm_120 alone"
+        "its sm_120a code loads on sm_120 alone"
     )
     two = one("sm_121", image("sass", "90a", "k"), image("ptx", "100a", "k"))
-    assert two.reason == "only compute_100a PTX, sm_90a, and none of them loads"
+    assert two.reason == "it has compute_100a PTX, sm_90a, and none of them loads"
     assert two.code is None and two.verdict is V.REFUSED
 
 

@@ -149,7 +149,7 @@ MUTANTS = [
         "every = isinstance(test.op, ast.And) != negated",
         "every = isinstance(test.op, ast.And)",
     ),
-    (D + "gates/evaluate.py", "        if self.steps > _MOST_STEPS:", "        if self.steps < 0:"),
+    (D + "gates/evaluate.py", "_MOST_STEPS = 5000", "_MOST_STEPS = 5"),
     (
         D + "gates/evaluate.py",
         "return self._by_name(node.id) if found is OTHER else found",
@@ -176,7 +176,7 @@ MUTANTS = [
         "return True",
     ),
     (D + "gates/find.py", "found[one] = None if one in own else part", "found[one] = part"),
-    (D + "gates/find.py", "    own = gpu.major if majors else gpu.sm", "    own = gpu.sm"),
+    (D + "gates/find.py", "(gpu.major if majors else gpu.sm) not in", "gpu.sm not in"),
     (
         D + "gates/find.py",
         "                inside = _and(conditions, _SOMETHING_ELSE, False, scope)",

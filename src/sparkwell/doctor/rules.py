@@ -149,7 +149,7 @@ RULES: tuple[Rule, ...] = (
         SASS,
         lambda code, gpu: code.suffix == "a",
         V.REFUSED,
-        "{code} code loads on sm_{sm} alone",
+        "its {code} code loads on sm_{sm} alone",
         _GUIDE,
     ),
     Rule(
@@ -165,7 +165,7 @@ RULES: tuple[Rule, ...] = (
         SASS,
         _meets_orin,
         V.REFUSED,
-        "{code} code does not load on {own}: Jetson Orin (8.7) shares none with the other 8.x",
+        "its {code} code does not load on {own}: Jetson Orin (8.7) shares none with the other 8.x",
         _ORIN,
     ),
     Rule(
@@ -173,7 +173,7 @@ RULES: tuple[Rule, ...] = (
         SASS,
         lambda code, gpu: not _same_major(code, gpu),
         V.REFUSED,
-        "{code} code is for another major than {gpu}",
+        "its {code} code is for another major than {gpu}",
         _GUIDE,
     ),
     Rule(
@@ -181,7 +181,7 @@ RULES: tuple[Rule, ...] = (
         SASS,
         _newer,
         V.REFUSED,
-        "{code} code is for a newer GPU than {gpu}",
+        "its {code} code is for a newer GPU than {gpu}",
         _GUIDE,
     ),
     Rule(
@@ -213,7 +213,7 @@ RULES: tuple[Rule, ...] = (
         PTX,
         lambda code, gpu: code.suffix == "a",
         V.REFUSED,
-        "{code} compiles for sm_{sm} alone",
+        "its {code} compiles for sm_{sm} alone",
         _PTXAS,
     ),
     Rule(
@@ -221,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         PTX,
         _newer,
         V.REFUSED,
-        "{code} is for a newer GPU than {gpu}",
+        "its {code} is for a newer GPU than {gpu}",
         _PTXAS,
     ),
     Rule(
@@ -229,7 +229,7 @@ RULES: tuple[Rule, ...] = (
         PTX,
         lambda code, gpu: code.suffix == "f" and not _same_major(code, gpu),
         V.REFUSED,
-        "{code} compiles for its own family alone, and {gpu} is in another",
+        "its {code} compiles for its own family alone, and {gpu} is in another",
         _PTXAS,
     ),
     Rule(

@@ -39,6 +39,7 @@ MEANINGS = {
 }
 INSTEAD = {SIBLING: "a sibling runs instead", OTHER_FILE: "runs from another file"}
 NAMES = 3  # families named in a row
+NAME_SHOWN = 64  # characters of each
 ROWS = 12  # of a table without --why
 GATES = 5  # without --why
 
@@ -200,9 +201,15 @@ def _without_folders(places: Sequence[str]) -> list[str]:
 
 
 def _names(names: Sequence[str], why: bool) -> str:
-    shown = names if why else names[:NAMES]
+    shown = names if why else [_shortened(name) for name in names[:NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _shortened(name: str) -> str:
+    """A long name without its middle."""
+    half = NAME_SHOWN // 2
+    return name if len(name) <= NAME_SHOWN else f"{name[:half]}...{name[-half:]}"
 
 
 def _gates(found: Examined, gpu: Asked, console: Console, why: bool) -> None:

@@ -328,11 +328,11 @@ def _refusal(having: Sequence[_Candidate], taken: Sequence[_Candidate]) -> tuple
         return Verdict.UNKNOWN, how.reason, how.rule
     if len(having) == 1 or len(_codes(having)) == 1:
         how = having[0].loading
-        return Verdict.REFUSED, f"only {how.reason}", how.rule
+        return Verdict.REFUSED, how.reason, how.rule
     nearest = max(having, key=lambda one: preference(one.code))
     return (
         Verdict.REFUSED,
-        f"only {', '.join(_codes(having))}, and none of them loads",
+        f"it has {', '.join(_codes(having))}, and none of them loads",
         nearest.loading.rule,
     )
 
