@@ -504,6 +504,25 @@ def test_many_section_tables_over_each_other_end_the_search() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_many_sections_and_many_fatbins() -> None:
+    """Each fatbin is not held against each section that may hold it."""
+    box = fatbin(entry("lto", 90, b"x"))
+    data = bytearray(fatbins.library({"__nv_relfatbin": box * 5000, ".x": b""}))
+    at = table_at(bytes(data), b"__nv_relfatbin")
+    row, count = bytes(data[at : at + 64]), 50_000
+    rows = bytes(64) + b"".join(
+        row[:24] + struct.pack("<Q", 64 + i) + row[32:] for i in range(count)
+    )
+    rows += bytes(data[at + 128 : at + 192])  # the names
+    struct.pack_into("<Q", data, 40, len(data))
+    struct.pack_into("<HH", data, 60, count + 2, count + 1)
+    started = time.monotonic()
+    file = read(bytes(data) + rows)
+    assert len(file.images) == 5000 and file.problems == ()
+    assert all(image.relocatable for image in file.images[1:])
+    assert time.monotonic() - started < 5
+
+
 def test_limits_of_images_and_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "IMAGE_LIMIT", 3)
     monkeypatch.setattr(search, "PROBLEM_LIMIT", 2)

@@ -11,7 +11,8 @@ import pytest
 
 import fatbins
 from fatbins import DFMA, EXIT, HMMA, IDLE, NOP, PTX, STORE, WORKS, code, cubin, entry, fatbin
-from sparkwell.doctor.binary import sass
+from sparkwell.doctor.binary import sass, search
+from sparkwell.doctor.binary.view import View
 from sparkwell.doctor.images import File, Image, Kernel, Level
 from sparkwell.doctor.scan import scan, scan_bytes
 from sparkwell.errors import Unreadable
@@ -104,6 +105,19 @@ def test_fatbins_lie_in_any_section(section: str) -> None:
         ("sass", 1, False),
         ("ptx", 1, False),
     ]
+
+
+def test_sections_of_relocatable_fatbins_may_lie_over_each_other() -> None:
+    assert search.merged([(5, 9), (0, 2), (8, 12), (2, 3), (6, 7)]) == [(0, 3), (5, 12)]
+    box = fatbin(entry("ptx", 80, PTX.encode()))
+    data = fatbins.library({".a": box, "__nv_relfatbin": box, ".b": box})
+    found = search.Search(View(memoryview(data)), Level.HEADERS)
+    found.run()
+    starts = [image.offset - 80 for image in found.images]
+    for spans in ([(starts[1], starts[1] + 1)], [(0, 1), (starts[1], starts[2]), (starts[1], 1)]):
+        found = search.Search(View(memoryview(data)), Level.HEADERS, spans)
+        found.run()
+        assert [image.relocatable for image in found.images] == [False, True, False]
 
 
 def test_relocatable_images_by_section_and_by_their_own_header() -> None:

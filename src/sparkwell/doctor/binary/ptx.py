@@ -15,7 +15,7 @@ VERSION = re.compile(rb"^[ \t]*\.version[ \t]+(\d{1,3})\.(\d{1,3})\b", re.MULTIL
 TARGET = re.compile(rb"^[ \t]*\.target[ \t]+sm_(\d{1,3})([af]?)\b", re.MULTILINE)
 START = re.compile(rb"(?:\s++|//[^\n\0]*+\n|/\*[^*\0]*+(?:\*(?!/)[^*\0]*+)*+\*/)*+\.version\b")
 TOOLKIT = re.compile(rb"^// [^\n]{0,200}, V(\d{1,3}\.\d{1,3}\.\d{1,5})", re.MULTILINE)
-ROUTINES = (re.compile(rb"\.entry\b"), re.compile(rb"\.func\b"))
+DIRECTIVES = (re.compile(rb"\.entry\b"), re.compile(rb"\.func\b"))
 NAME = re.compile(
     rb"\.(?:entry|func)[ \t\r\n]{1,100}(?:\([^()]{0,1000}\)[ \t\r\n]{0,100})?"
     rb"([A-Za-z0-9_$%]{1,65536})"
@@ -105,13 +105,8 @@ class Routine:
 def routines(view: View) -> list[Routine]:
     if len(view) > IMAGE_LIMIT:
         raise Damage(view.base, "PTX text", f"{len(view)} bytes long", f"at most {IMAGE_LIMIT}")
-    source, starts = bytes(view.data), []
-    for found_one in (found for each in ROUTINES for found in each.finditer(source)):
-        starts.append(found_one.start())
-        if len(starts) > ROUTINE_LIMIT:
-            at = view.base + found_one.start()
-            raise Damage(at, "PTX routines", "too many", f"at most {ROUTINE_LIMIT} a text")
-    starts.sort()
+    source = bytes(view.data)
+    starts = beginnings(source, view.base)
     found = []
     for start, end in zip(starts, [*starts[1:], len(source)], strict=False):
         name = NAME.match(source, start)
@@ -119,6 +114,18 @@ def routines(view: View) -> list[Routine]:
             entry = source.startswith(b".entry", start)
             found.append(Routine(name[1], entry, view.base + start, source[name.end() : end]))
     return found
+
+
+def beginnings(source: bytes, base: int) -> list[int]:
+    """Where a routine's directive stands, in order."""
+    starts: list[int] = []
+    for directive in DIRECTIVES:
+        for found in directive.finditer(source):
+            starts.append(found.start())
+            if len(starts) > ROUTINE_LIMIT:
+                wanted = f"at most {ROUTINE_LIMIT} a text"
+                raise Damage(base + found.start(), "PTX routines", "too many", wanted)
+    return sorted(starts)
 
 
 def read_kernels(view: View, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:

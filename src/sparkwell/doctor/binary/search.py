@@ -1,7 +1,8 @@
 """Every fatbin and raw cubin in a file, wherever it lies, each looked at once."""
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sparkwell.doctor.binary import cubin, elf, fatbin, ptx
@@ -12,6 +13,7 @@ from sparkwell.doctor.images import Image, Level
 
 IMAGE_LIMIT = 100_000  # images of one file
 PROBLEM_LIMIT = 1_000
+PATTERNS = {magic: re.compile(re.escape(magic)) for magic in (fatbin.MAGIC, elf.MAGIC64)}
 Span = tuple[int, int]
 
 
@@ -22,8 +24,8 @@ class GaveUp(Exception):
 class Search:
     """What has been found in one file, and how much may still be spent on it."""
 
-    def __init__(self, view: View, level: Level, relocatable: tuple[Span, ...] = ()) -> None:
-        self.view, self.level, self.relocatable = view, level, relocatable
+    def __init__(self, view: View, level: Level, relocatable: Iterable[Span] = ()) -> None:
+        self.view, self.level, self.relocatable = view, level, merged(relocatable)
         self.images: list[Image] = []
         self.problems: list[str] = []
         self.memo = Memo()
@@ -44,20 +46,19 @@ class Search:
 
     def places(self) -> Iterator[tuple[int, bytes]]:
         """Where a magic stands, in order; after each the search goes on at `resume`."""
-        patterns = {magic: re.compile(re.escape(magic)) for magic in (fatbin.MAGIC, elf.MAGIC64)}
-        ahead: dict[bytes, int] = dict.fromkeys(patterns, -1)
-        while ahead:
+        ahead: dict[bytes, int] = dict.fromkeys(PATTERNS, -1)
+        while True:
             for magic, place in list(ahead.items()):
                 if place < self.resume:
-                    found = patterns[magic].search(self.view.data, self.resume)
+                    found = PATTERNS[magic].search(self.view.data, self.resume)
                     if found:
                         ahead[magic] = found.start()
                     else:
                         del ahead[magic]
-            if ahead:
-                magic = min(ahead, key=lambda m: ahead[m])
-                place = ahead[magic]
-                yield place, magic
+            if not ahead:
+                return
+            magic = min(ahead, key=lambda m: ahead[m])
+            yield ahead[magic], magic
 
     def take_fatbin(self, at: int) -> int:
         """Its images; returns where to go on."""
@@ -66,7 +67,8 @@ class Search:
             return at + len(fatbin.MAGIC)
         container, end = self.containers, at + fatbin.HEADER.size
         self.containers += 1
-        inside = any(low <= at < high for low, high in self.relocatable)
+        before = bisect_right(self.relocatable, (at, len(self.view)))
+        inside = before > 0 and at < self.relocatable[before - 1][1]
         try:
             for entry in fatbin.read_entries(self.view, found):
                 if isinstance(entry, Damage):
@@ -157,6 +159,17 @@ class Search:
         if len(self.problems) >= PROBLEM_LIMIT:
             raise GaveUp(f"at {damage.offset:#x}: more than {PROBLEM_LIMIT} problems: gave up")
         self.problems.append(str(damage))
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """The same bytes as spans in order that do not touch."""
+    found: list[Span] = []
+    for low, high in sorted(spans):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], high))
+        else:
+            found.append((low, high))
+    return found
 
 
 def read_cubin(view: View, level: Level, memo: Memo) -> Image:
