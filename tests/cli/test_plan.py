@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -277,16 +277,17 @@ def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
-@pytest.mark.slow
 def test_start_up_is_quick() -> None:
-    command = [sys.executable, "-m", "sparkwell", "explain", "tcgen05"]
+    """Processor time: others may keep the machine busy."""
+    command = [sys.executable, "-m", "sparkwell", "plan", "llama-3.1-8b", "--gpu", "h200"]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    best = 9.0
+    times = []
     for _ in range(3):
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, capture_output=True, env=env, check=True, timeout=60)
-        best = min(best, time.monotonic() - start)
-    assert best < 1.0  # half of it on a machine with nothing else to do
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 1.0  # half of it on a machine with nothing else to do
 
 
 def test_names_of_bounds_are_short() -> None:

@@ -43,7 +43,7 @@ def records() -> str:
         known = efficiency(of)
         source = str(known.records) if known.records else "assumed"
         if not known.records and known != ASSUMED[of]:
-            source = f"as {LIKE[of]}"
+            source = "as " + " and ".join(dict.fromkeys(LIKE[of]))
         errors = f"{known.typical:.0%} | {known.worst:.0%}" if known.records else "| "
         lines.append(
             f"| {of} | {known.start:g} | {known.memory:.2f} | {known.math:.2f} | {source} | "

@@ -160,16 +160,22 @@ def test_efficiencies() -> None:
     unknown = "linear w4a16 few"
     if unknown not in facts()["efficiency"]:
         assert efficiency(unknown) == ASSUMED[unknown] and efficiency(unknown).records == 0
-    assert all(like in ASSUMED and of in ASSUMED for of, like in LIKE.items())
+    assert {of for pair in LIKE.items() for of in (pair[0], *pair[1])} <= ASSUMED.keys()
     with pytest.raises(KeyError):
         efficiency("nothing")
 
 
 def test_what_was_never_timed_is_like_what_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {"start": 1.0, "memory": 0.5, "math": 0.25, "records": 9, "typical": 0.1, "worst": 0.2}
-    monkeypatch.setitem(facts()["efficiency"], "linear w8a8 few", row)
-    assert efficiency("linear w8a8 few") == Efficiency("linear w8a8 few", **row)  # type: ignore[arg-type]
-    assert efficiency("linear w4a4 few") == Efficiency("linear w4a4 few", 1.0, 0.5, 0.25)
+    errors = {"records": 9, "typical": 0.1, "worst": 0.2}
+    eight = {"start": 1.0, "memory": 0.5, "math": 0.25, **errors}
+    four = {"start": 2.0, "memory": 0.625, "math": 0.125, **errors}
+    rows = facts()["efficiency"]
+    monkeypatch.setitem(rows, "linear w8a8 few", eight)
+    monkeypatch.delitem(rows, "linear w4a16 few", raising=False)
+    assert efficiency("linear w8a8 few") == Efficiency("linear w8a8 few", **eight)  # type: ignore[arg-type]
+    assert efficiency("linear w4a4 few") == ASSUMED["linear w4a4 few"]  # one of two is not enough
+    monkeypatch.setitem(rows, "linear w4a16 few", four)
+    assert efficiency("linear w4a4 few") == Efficiency("linear w4a4 few", 1.0, 0.625, 0.25)
 
 
 def test_rungs() -> None:

@@ -78,16 +78,16 @@ ASSUMED = {
         _assumed("small", 2.0, 0.60, 1.00),
     )
 }
-# What was never timed takes the factors of what is most like it, where that was.
+# What was never timed takes the factors of what is most like it, where that was: of the first its
+# share of the bandwidth (the same weights), of the second start and share of the peak.
 LIKE = {
-    "linear w4a8 few": "linear w8a8 few",
-    "linear w4a8 many": "linear w8a8 many",
-    "linear w4a4 few": "linear w8a8 few",
-    "linear w4a4 many": "linear w8a8 many",
-    "experts w4a4 few": "experts w8a8 few",
-    "experts w4a4 many": "experts w8a8 many",
-    "experts w8a16 few": "experts w4a16 few",
-    "experts w8a16 many": "experts w4a16 many",
+    "linear w4a8 few": ("linear w4a16 few", "linear w8a8 few"),
+    "linear w4a8 many": ("linear w8a8 many", "linear w8a8 many"),
+    "linear w4a4 few": ("linear w4a16 few", "linear w8a8 few"),
+    "linear w4a4 many": ("linear w8a8 many", "linear w8a8 many"),
+    "experts w4a4 few": ("experts w4a16 few", "experts w8a8 few"),
+    "experts w4a4 many": ("experts w8a8 many", "experts w8a8 many"),
+    "experts w8a16 few": ("experts w8a8 few", "experts w4a16 few"),
 }
 
 
@@ -102,9 +102,10 @@ def efficiency(of: str) -> Efficiency:
     fitted = facts()["efficiency"]
     if of in fitted:
         return Efficiency(of, **fitted[of])
-    if LIKE.get(of) in fitted:
-        like = fitted[LIKE[of]]
-        return Efficiency(of, like["start"], like["memory"], like["math"])
+    memory, rest = LIKE.get(of, ("", ""))
+    if memory in fitted and rest in fitted:
+        like = fitted[rest]
+        return Efficiency(of, like["start"], fitted[memory]["memory"], like["math"])
     return ASSUMED[of]
 
 
