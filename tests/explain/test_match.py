@@ -7,7 +7,7 @@ import pytest
 
 from sparkwell.errors import BadInput
 from sparkwell.explain.match import MOST_TEXT, entries, explain, near
-from sparkwell.hardware.targets import Feature
+from sparkwell.hardware.targets import TARGETS, Feature
 
 # What people paste -> the entry that has to come first.
 TEXTS = {
@@ -95,6 +95,9 @@ def test_instructions_name_the_gpus_that_have_them() -> None:
     assert by_name["wgmma"].having == ("sm_90",)
     assert by_name["tcgen05"].having == ("sm_100", "sm_103", "sm_107", "sm_110")
     assert "sm_121" in by_name["tcgen05"].lacking and "sm_120" in by_name["block-scaled mma"].having
+    for entry in entries():
+        both = [*entry.having, *entry.lacking]
+        assert len(set(both)) == len(both) == (0 if entry.feature is None else len(TARGETS))
     assert by_name["no kernel image"].having == by_name["no kernel image"].lacking == ()
     assert by_name["multicast"].feature is Feature.MULTICAST
 

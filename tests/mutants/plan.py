@@ -57,7 +57,7 @@ MUTANTS = [
     (KERNELS, "pairs=-(-rows // requests) * heads if paged else rows * heads,",
      "pairs=rows * heads,"),
     (KERNELS, "gpu.device_names[0] if gpu.device_names else", '"" if gpu.device_names else'),
-    (KERNELS, 'zeros = kind.kind == "Int4Group"', "zeros = False"),
+    (KERNELS, "factored = kind.group if", "factored = 1 if"),
     (KERNELS, 'group = {"Fp8Block": BLOCK, "Fp8Rows": 0}.get(kind.kind, kind.group)',
      'group = {"Fp8Rows": 0}.get(kind.kind, kind.group)'),
     (MODEL, "if stored is not None and part.group in QUANTIZABLE:", "if stored is not None:"),

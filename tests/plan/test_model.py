@@ -136,8 +136,43 @@ def test_weights_that_no_layer_needs_may_be_broken(tmp_path: Path) -> None:
         find_model(str(path))
 
 
+def test_layers_of_two_formats_count_as_the_more_common(tmp_path: Path) -> None:
+    dialect, name = BY_NAME["deepseek"], "model.layers.0.self_attn.o_proj.weight"
+    tensors = tensors_of(dialect, LLAMA)
+    del tensors[f"{name}_scale_inv"]
+    tensors[name] = plain_tensors(LLAMA)[name]
+    model = find_model(str(write(tmp_path, dialect, LLAMA, tensors)))
+    part = next(part for part in model.parts if part.name.endswith("o_proj.weight"))
+    assert model.stored is not None
+    assert model.stored.format(part).kind == "Fp8Block"
+    assert model.stored.nbytes(part) == 2 * 128 * 128 + 2 * (128 * 128 + 4)
+    assert model.notes == (
+        "model.layers.{layer}.self_attn.o_proj.weight: 2 Fp8Block, 1 plain; speed is that of the "
+        "most common format",
+    )
+
+
+def test_what_is_served_in_16_bits_counts_so(tmp_path: Path) -> None:
+    """kv_b is cut into heads: it is dequantized when it is loaded."""
+    config = MODELS["deepseek-v3"] | {
+        "num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 2, "q_lora_rank": 128,
+        "intermediate_size": 256, "first_k_dense_replace": 2, "vocab_size": 64,
+    }  # fmt: skip
+    dialect, tensors = BY_NAME["deepseek"], plain_tensors(config)
+    for name in [name for name in tensors if "kv_b_proj" in name or "o_proj" in name]:
+        parts, _ = dialect.write(tensors.pop(name))
+        tensors |= {f"{name.removesuffix('.weight')}.{leaf}": x for leaf, x in parts.items()}
+    model = find_model(str(write(tmp_path, dialect, config, tensors)))
+    by_name = {part.name.split(".")[-2]: part for part in model.parts}
+    assert model.stored is not None
+    kv_b, o = by_name["kv_b_proj"], by_name["o_proj"]
+    assert model.stored.format(kv_b) is BF16 and model.stored.format(o).kind == "Fp8Block"
+    assert model.stored.nbytes(kv_b) == 2 * kv_b.parameters
+    assert model.stored.nbytes(o) == 2 * (256 * 256 + 4 * 4)
+
+
 def test_experts_alone_are_quantized(tmp_path: Path) -> None:
-    dialect = BY_NAME["ct-nvfp4-a16"] if "ct-nvfp4-a16" in BY_NAME else DIALECTS[0]
+    dialect = BY_NAME["ct-nvfp4a16"]
     model = find_model(str(write(tmp_path, dialect, MOE)))
     assert model.stored is not None
     kinds = {part.group: model.stored.format(part) for part in model.parts}
