@@ -116,6 +116,7 @@ def test_conditions(condition: str, gpus: set[int]) -> None:
         "torch.version.cuda.major < 12",
         "version.major < 12",
         "cuda_version.minor < 8",
+        "device_driver_version.major < 9",
         "arch == 'llama'",
         "arch in MODELS",
         "model_arch in ('a', 'b')",
