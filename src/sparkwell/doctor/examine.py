@@ -68,11 +68,6 @@ class Examined:
     notes: tuple[str, ...] = ()
     elsewhere: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing about GPUs in it."""
-        return not (self.files or self.gates or self.evidence or self.assemblers)
-
 
 def examine(
     source: Source,

@@ -9,8 +9,6 @@ from sparkwell.doctor.sources import printable
 from sparkwell.errors import BadInput
 from sparkwell.hardware import Target
 
-PACKAGE = "sparkwell"
-
 
 @dataclass(frozen=True)
 class Compiled:
