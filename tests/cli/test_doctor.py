@@ -325,3 +325,35 @@ def test_a_closed_pipe_is_quiet(good: Path) -> None:
     assert process.returncode in (0, 128 + 13)
     assert process.stderr is not None and b"Traceback" not in process.stderr.read()
     process.stderr.close()
+
+
+# ---------------------------------------------------------------- a published wheel
+
+
+def test_a_published_wheel(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """xformers 0.0.35 holds sm_75, 80, 90a and PTX for 80; one kernel has a body for Hopper only."""
+    monkeypatch.setenv("SPARKWELL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "10")
+    gpus = ["sm_75", "rtx-3090", "h200", "b200", "rtx-5090"]
+    words = ["xformers==0.0.35", "--download", "--python", "3.12", "--host", "x86_64", "--json"]
+    result = run(*words, *(word for gpu in gpus for word in ("--gpu", gpu)))
+    found = json.loads(result.stdout)
+    if found["errors"]:
+        pytest.skip(f"the wheel cannot be fetched here: {found['errors'][0]}")
+    assert result.exit_code == 1
+    (file,) = found["inputs"][0]["files"]
+    assert file["kernels"] == 50 and file["host"] == "x86_64" and not file["problems"]
+    assert [one["kernels"] for one in file["verdicts"]] == [
+        {"native": 49, "stub": 1},
+        {"older": 49, "stub": 1},
+        {"native": 50},
+        {"jit": 49, "stub": 1},
+        {"jit": 49, "stub": 1},
+    ]
+    (family,) = [one for one in file["verdicts"][3]["families"] if one["verdict"] == "stub"]
+    assert family["name"] == "cutlass::gemm::kernel::GemmUniversal"
+    assert file["verdicts"][4]["needs"]["cuda"] == "12.8"
+    assert found["inputs"][0]["compiles"][0]["way"] == "Triton"
+    again = run(*words[:-1], "--gpu", "h200")
+    assert again.exit_code == 0 and "every kernel family runs: 50 of 50" in again.stdout
