@@ -61,6 +61,15 @@ TEXTS = {
     "ERROR : Arch conditional MMA instruction used without targeting appropriate compute "
     "capability. Aborting.": "device-side assert",
     "thread block cluster": "clusters",
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32": "mma.sync",
+    "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32": "FP8 mma.sync",
+    "cp.async.bulk.tensor.2d.tile::gather4": "TMA gather",
+    "mbarrier.try_wait.parity": "mbarrier",
+    "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your "
+    "Tesla T4 GPU has compute capability 7.5.": "BF16 on Turing",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB": "out of memory",
+    "libcudart.so.12: cannot open shared object file: No such file": "CUDA library not found",
+    "ImportError: _C.abi3.so: undefined symbol: _ZN3c104cuda9SetDeviceEi": "undefined symbol",
     "stale jit cache": "JIT cache of another GPU",
 }
 

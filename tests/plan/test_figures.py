@@ -116,6 +116,8 @@ def test_errors_count_both_ways_alike() -> None:
         ("experts", "nvfp4-w4a16-glm5-b64", "experts w4a16 few"),
         ("topk_select", "2048-of-32768-b64", "topk_select"),
         ("rms_norm", "x", None),
+        ("linear", "something-new", None),
+        ("experts", "new-b1", None),
     ],
 )
 def test_kinds_of_timed_cases(op: str, name: str, kind: str | None) -> None:
@@ -144,6 +146,10 @@ def test_a_record_becomes_bounds() -> None:
     assert derive.timed(record(target="sm_121")) is None  # another target's code
     assert derive.timed(record(gpu="a GPU of no table")) is None
     assert derive.timed({"op": "mla_paged", "rung": "ran"}) is None
+    fp4 = record(op="linear", case="nvfp4-w4a4-1x64x64")
+    assert derive.timed(fp4) is None  # an H200 has no such peak
+    assert derive.timed(fp4 | {"gpu": "NVIDIA B200"}) is not None
+    assert derive.timed(record(op="linear", case="x-w2a2-1x64x64")) is None
     gathered = derive.timed(record(op="mla_sparse", case="prefill-bf16-4096x2048-h16"))
     assert gathered is not None
     assert gathered.bytes_us == pytest.approx(1e6 * 4096 * 2048 * 1152 / 4800e9)
@@ -151,8 +157,9 @@ def test_a_record_becomes_bounds() -> None:
 
 def test_the_newest_record_of_a_case_counts(tmp_path: Path) -> None:
     lines = [record(us=1.0), record(us=2.0), record(case="decode-x", us=3.0)]
+    lines.append(record(us=4.0, gpu="NVIDIA B200"))
     (tmp_path / "kernels.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert [one.us for one in derive.read(tmp_path)] == [2.0, 3.0]
+    assert [one.us for one in derive.read(tmp_path)] == [2.0, 3.0, 4.0]
 
 
 def test_efficiencies() -> None:

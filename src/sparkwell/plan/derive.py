@@ -16,7 +16,7 @@ from typing import Any
 
 from sparkwell.formats.kv import latent_record
 from sparkwell.hardware.gpus import match_device_name
-from sparkwell.plan.efficiency import FACTS
+from sparkwell.plan.efficiency import ASSUMED, FACTS
 
 RECORDS = Path("bench/records")
 FEW = 64  # rows of x
@@ -47,7 +47,7 @@ def timed(record: dict[str, Any]) -> Timed | None:
     if "us" not in record or record.get("target") is not None or "gbs" not in record:
         return None
     gpu, of = match_device_name(record["gpu"]), kind_of(record["op"], record["case"])
-    if gpu is None or of is None:
+    if gpu is None or of not in ASSUMED or peak_of(of) not in gpu.peaks:
         return None
     nbytes, flops = record["gbs"] * record["us"] * 1e3, record["tflops"] * record["us"] * 1e6
     nbytes = _gathered(record["op"], record["case"]) or nbytes
@@ -56,25 +56,30 @@ def timed(record: dict[str, Any]) -> Timed | None:
     return Timed(of, record["op"], record["case"], record["us"], *bounds)
 
 
-def kind_of(op: str, case: str) -> str | None:
+def kind_of(op: str, name: str) -> str | None:
     """The kind of op that a timed case is of; None: none that plans need."""
     match op:
         case "mla_sparse":
-            return f"{op} {'prefill' if case.startswith('prefill') else 'decode'}"
+            return f"{op} {'prefill' if name.startswith('prefill') else 'decode'}"
         case "linear":
-            form, arithmetic, shape = case.split("-")
-            many = int(shape.split("x")[0]) > FEW
-            return None if form == "int4" else f"linear {arithmetic} {'many' if many else 'few'}"
+            match = re.fullmatch(r"(\w+)-(w\d+a\d+)-(\d+)x\d+x\d+", name)
+            if match is None or match[1] == "int4":
+                return None
+            return f"linear {match[2]} {_size(int(match[3]))}"
         case "grouped_linear":
-            return f"experts w8a8 {'many' if 'prefill' in case else 'few'}"
+            return f"experts w8a8 {'many' if 'prefill' in name else 'few'}"
         case "experts":
-            arithmetic, tokens = case.split("-")[1], int(case.rpartition("-b")[2])
-            return f"experts {arithmetic} {'many' if tokens > FEW else 'few'}"
+            match = re.fullmatch(r"\w+-(w\d+a\d+)-\w+-b(\d+)", name)
+            return f"experts {match[1]} {_size(int(match[2]))}" if match else None
         case "mla_paged" | "index_logits" | "index_logits_paged" | "topk_select":
             return op
         case "attention_prefill":
             return op
     return None
+
+
+def _size(rows: int) -> str:
+    return "many" if rows > FEW else "few"
 
 
 def peak_of(of: str) -> str:
@@ -120,9 +125,12 @@ def errors(ratios: Iterable[float]) -> tuple[float, float]:
 
 
 def read(folder: Path) -> list[Timed]:
-    """The newest timing of each case."""
-    lines = (folder / "kernels.jsonl").read_text().splitlines()
-    found = {(x.op, x.case): x for line in lines if (x := timed(json.loads(line))) is not None}
+    """The newest timing of each case on each GPU."""
+    found = {}
+    for line in (folder / "kernels.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if (one := timed(record)) is not None:
+            found[record["gpu"], one.op, one.case] = one
     return list(found.values())
 
 
