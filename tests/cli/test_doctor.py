@@ -331,7 +331,7 @@ def test_a_closed_pipe_is_quiet(good: Path) -> None:
 
 
 def test_a_published_wheel(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """xformers 0.0.35 holds sm_75, 80, 90a and PTX for 80; one kernel has a body for Hopper only."""
+    """xformers 0.0.35 holds sm_75, 80, 90a and PTX for 80; one kernel is for Hopper only."""
     monkeypatch.setenv("SPARKWELL_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PIP_RETRIES", "1")
     monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "10")

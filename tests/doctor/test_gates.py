@@ -275,6 +275,8 @@ def test_names_are_followed(lines: str) -> None:
 def test_names_that_stand_for_several_things_or_are_arguments_are_not() -> None:
     source = "def f(x):\n a = get_device_capability()\n a = 3\n if a == (12, 1): raise E"
     assert found(source) == []
+    last = "def f(x):\n a = 3\n a = get_device_capability()\n if a == (12, 1): raise E"
+    assert found(last) == []
     outer = "capability = (9, 0)\ndef f(capability):\n if capability == (12, 1): raise E"
     assert refused(found(outer)[0]) == {121}
     summed = "def f(x):\n n = get_device_capability()\n n += 1\n if n == (12, 1): raise E"
