@@ -206,12 +206,24 @@ def test_a_figure(tmp_path: Path) -> None:
     texts = " ".join(ElementTree.parse(to).getroot().itertext())
     for word in ("h200", "dgx-spark", "predictions", "seconds to the first token", "context 8192"):
         assert word in texts
+    assert "bf16" not in texts  # each GPU by its best
     assert [path.name for path in tmp_path.iterdir()] == ["out.svg"]
     first = to.read_bytes()
     run("llama-3.1-8b", *several, "--plot", str(to))
     assert to.read_bytes() == first  # the same plan is the same file
     assert run("llama-3.1-8b", *several, "--plot", str(tmp_path / "x.PNG")).exit_code == 0
     assert (tmp_path / "x.PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_of_one_gpu_has_its_schemes(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    to = tmp_path / "out.svg"
+    run("llama-3.1-70b", "--gpu", "rtx-pro-6000", "--plot", str(to))
+    texts = " ".join(ElementTree.parse(to).getroot().itertext())
+    assert "rtx-pro-6000, fp8" in texts and "rtx-pro-6000, int4" in texts
+    assert "rtx-pro-6000, bf16" not in texts  # it does not fit
+    assert run(*SPARK, "--plot", str(to)).exit_code == 1  # nothing fits: the smallest is drawn
+    assert "1 x dgx-spark, int4" in " ".join(ElementTree.parse(to).getroot().itertext())
 
 
 def test_a_figure_that_fails_leaves_the_old_one(

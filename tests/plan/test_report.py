@@ -150,7 +150,7 @@ def test_no_numbers(text: str) -> None:
 
 def test_over_batch_and_input() -> None:
     one = planned("llama-3.1-8b", "rtx-5090", scheme="bf16", context=32768)
-    rows = over_batch(one)
+    rows = over_batch(one.chosen)
     assert [x["batch"] for x in rows] == list(BATCHES)
     for x in rows:
         assert x["fits"] == (x["batch"] * 32768 <= one.chosen.memory.tokens)
@@ -158,24 +158,24 @@ def test_over_batch_and_input() -> None:
         assert x["tpot_bound_s"] < x["tpot_s"]
     assert any(x["fits"] for x in rows) and not all(x["fits"] for x in rows)
     assert rows[0]["tpot_s"] == pytest.approx(one.chosen.tpot.predicted, rel=1e-3)
-    inputs = over_input(one)
+    inputs = over_input(one.chosen)
     assert [x["input"] for x in inputs] == list(LENGTHS)
     assert inputs[0]["tokens_per_s"] == pytest.approx(1024 / inputs[0]["ttft_s"], rel=1e-3)
-    few = over_input(planned("bard", "rtx-5090", context=256))
+    few = over_input(planned("bard", "rtx-5090", context=256).chosen)
     assert [x["input"] for x in few] == [1024, 2048]  # what it was made for
 
 
 def test_the_grid() -> None:
     one = planned("llama-3.1-8b", "h200", scheme="bf16", context=8192)
-    rows = {(x["input"], x["batch"]): x for x in grid(one)}
+    rows = {(x["input"], x["batch"]): x for x in grid(one.chosen)}
     assert len(rows) == len(BATCHES) * len(GRID_LENGTHS)
-    at, line = rows[8192, 16], {x["batch"]: x for x in over_batch(one)}[16]
+    at, line = rows[8192, 16], {x["batch"]: x for x in over_batch(one.chosen)}[16]
     assert (at["tpot_s"], at["fits"]) == (line["tpot_s"], line["fits"])
-    alone = {x["input"]: x for x in over_input(one)}
+    alone = {x["input"]: x for x in over_input(one.chosen)}
     assert rows[8192, 1]["ttft_s"] == alone[8192]["ttft_s"]
     assert rows[8192, 16]["ttft_s"] == pytest.approx(16 * alone[8192]["ttft_s"], rel=1e-3)
     assert rows[1024, 2]["ttft_s"] < 2 * alone[1024]["ttft_s"]  # both in one step
-    assert {x["input"] for x in grid(planned("bard", "h200", context=256))} == {1024}
+    assert {x["input"] for x in grid(planned("bard", "h200", context=256).chosen)} == {1024}
 
 
 def test_step_tokens_reach_the_steps() -> None:

@@ -341,14 +341,14 @@ def _over(console: "Console", one: "OnGpu") -> None:
 
     scheme = one.chosen.scheme.name
     table = _table("batch", "fits", "TPOT ms", "tokens/s", "binds")
-    for x in over_batch(one):
+    for x in over_batch(one.chosen):
         times, binds = _pair(_ms, x["tpot_bound_s"], x["tpot_s"]), SHORT.get(x["binds"], x["binds"])
         fits = "yes" if x["fits"] else "no"
         table.add_row(str(x["batch"]), fits, times, f"{x['tokens_per_s']:.0f}", binds)
     console.print(f"{scheme}, contexts of {one.chosen.asked.context}:", markup=False)
     print_whole(console, table)
     table = _table("input", "TTFT s", "tokens/s", "binds")
-    for x in over_input(one):
+    for x in over_input(one.chosen):
         times = _pair(_seconds, x["ttft_bound_s"], x["ttft_s"])
         binds = SHORT.get(x["binds"], x["binds"])
         table.add_row(str(x["input"]), times, f"{x['tokens_per_s']:.0f}", binds)

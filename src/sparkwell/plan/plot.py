@@ -9,7 +9,7 @@ from typing import Any
 
 from sparkwell.errors import BadInput
 from sparkwell.plan.model import Model
-from sparkwell.plan.report import Asked, OnGpu, over_batch, over_input
+from sparkwell.plan.report import Asked, OnGpu, Row, over_batch, over_input
 
 KINDS = (".svg", ".png", ".pdf")
 
@@ -37,22 +37,33 @@ def plot(model: Model, plans: Sequence[OnGpu], asked: Asked, to: Path) -> None:
     matplotlib.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for one in plans:
-        _curves(left, right, one)
+    for label, row in _rows(plans):
+        _curves(left, right, row, label)
     _label(left, f"context {asked.context}", "requests at a time", "tokens a second, all requests")
     _label(right, "one prompt", "tokens of the prompt", "seconds to the first token")
     figure.suptitle(f"{model.name}: predictions (dashed: bounds at published rates)")
     _save(figure, to)
 
 
-def _curves(left: Any, right: Any, one: OnGpu) -> None:
-    label = f"{one.gpus} x {one.gpu.name}, {one.chosen.scheme.name}"
-    batches = [x for x in over_batch(one) if x["fits"]] or over_batch(one)[:1]
+def _rows(plans: Sequence[OnGpu]) -> list[tuple[str, Row]]:
+    """What has a line: the schemes of one GPU that fit, or each GPU's own choice."""
+    if len(plans) > 1:
+        rows = [one.chosen for one in plans]
+        return [(f"{one.gpus} x {one.gpu.name}, {row.scheme.name}", row)
+                for one, row in zip(plans, rows, strict=True)]  # fmt: skip
+    (one,) = plans
+    rows = [row for row in one.rows if row.fits] or [one.chosen]
+    return [(f"{one.gpus} x {one.gpu.name}, {row.scheme.name}", row) for row in rows]
+
+
+def _curves(left: Any, right: Any, row: Row, label: str) -> None:
+    every = over_batch(row)
+    batches = [x for x in every if x["fits"]] or every[:1]
     sizes = [x["batch"] for x in batches]
     (line,) = left.plot(sizes, [x["tokens_per_s"] for x in batches], marker="o", label=label)
     bound = [x["batch"] / x["tpot_bound_s"] for x in batches]
     left.plot(sizes, bound, linestyle="--", color=line.get_color(), linewidth=0.8)
-    prompts = over_input(one)
+    prompts = over_input(row)
     lengths = [x["input"] for x in prompts]
     right.plot(lengths, [x["ttft_s"] for x in prompts], marker="o", color=line.get_color())
     bound = [x["ttft_bound_s"] for x in prompts]

@@ -264,9 +264,9 @@ def _plan_json(one: OnGpu) -> dict[str, Any]:
                 for x in one.crossovers
             ],
         },
-        "over_batch": over_batch(one),
-        "over_input": over_input(one),
-        "grid": grid(one),
+        "over_batch": over_batch(one.chosen),
+        "over_input": over_input(one.chosen),
+        "grid": grid(one.chosen),
     }  # fmt: skip
 
 
@@ -334,9 +334,9 @@ def _op_json(op: Op) -> dict[str, Any]:
     }
 
 
-def over_batch(one: OnGpu) -> list[dict[str, Any]]:
+def over_batch(row: Row) -> list[dict[str, Any]]:
     """Decoding at the asked context, for each batch whose caches fit."""
-    row, context = one.chosen, one.chosen.asked.context
+    context = row.asked.context
     found = []
     for batch in BATCHES:
         time = decode_time(row.case, batch, context)
@@ -350,9 +350,9 @@ def over_batch(one: OnGpu) -> list[dict[str, Any]]:
     return found
 
 
-def over_input(one: OnGpu) -> list[dict[str, Any]]:
+def over_input(row: Row) -> list[dict[str, Any]]:
     """One prompt of each length the model was made for."""
-    row, most = one.chosen, one.chosen.case.model.config.max_position
+    most = row.case.model.config.max_position
     found = []
     for length in LENGTHS:
         if length > most:
@@ -368,9 +368,9 @@ def over_input(one: OnGpu) -> list[dict[str, Any]]:
     return found
 
 
-def grid(one: OnGpu) -> list[dict[str, Any]]:
+def grid(row: Row) -> list[dict[str, Any]]:
     """Batches of prompts, each read and then continued: every batch at a few lengths."""
-    row, most = one.chosen, one.chosen.case.model.config.max_position
+    most = row.case.model.config.max_position
     found = []
     for length in GRID_LENGTHS:
         for batch in BATCHES if length <= most else ():
