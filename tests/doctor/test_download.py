@@ -59,6 +59,8 @@ def test_a_pinned_wheel_is_not_asked_for_twice(index: Path) -> None:
         BadInput, match="pip finds no wheel of gpupkg==1.0 for Python 3.12 on aarch64"
     ):
         download("gpupkg==1.0", "aarch64", "3.12")
+    with pytest.raises(BadInput, match="pip finds no wheel of gpupkg==1.1 for Python 3.12 on x86"):
+        download("gpupkg==1.1", "x86_64", "3.12")
 
 
 def test_what_there_is_no_wheel_of(index: Path, tmp_path: Path) -> None:
