@@ -9,7 +9,15 @@ from typing import Any
 
 from sparkwell.errors import BadInput
 from sparkwell.plan.model import Model
-from sparkwell.plan.report import Asked, OnGpu, Row, over_batch, over_input
+from sparkwell.plan.report import (
+    BATCHES,
+    LENGTHS,
+    Asked,
+    OnGpu,
+    Row,
+    over_batch,
+    over_input,
+)
 
 KINDS = (".svg", ".png", ".pdf")
 
@@ -39,8 +47,9 @@ def plot(model: Model, plans: Sequence[OnGpu], asked: Asked, to: Path) -> None:
     left, right = figure.subplots(1, 2)
     for label, row in _rows(plans):
         _curves(left, right, row, label)
-    _label(left, f"context {asked.context}", "requests at a time", "tokens a second, all requests")
-    _label(right, "one prompt", "tokens of the prompt", "seconds to the first token")
+    all_requests, first = "tokens a second, all requests", "seconds to the first token"
+    _label(left, f"context {asked.context}", "requests at a time", all_requests, BATCHES)
+    _label(right, "one prompt", "tokens of the prompt", first, LENGTHS)
     figure.suptitle(f"{model.name}: predictions (dashed: bounds at published rates)")
     _save(figure, to)
 
@@ -70,9 +79,13 @@ def _curves(left: Any, right: Any, row: Row, label: str) -> None:
     right.plot(lengths, bound, linestyle="--", color=line.get_color(), linewidth=0.8)
 
 
-def _label(axes: Any, title: str, x: str, y: str) -> None:
+def _label(axes: Any, title: str, x: str, y: str, ticks: Sequence[int]) -> None:
     axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    words = [f"{tick // 1024}k" if tick % 1024 == 0 else str(tick) for tick in ticks]
+    axes.set_xticks(ticks, words)
+    axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(visible=True, which="both", linewidth=0.3)
     if axes.get_legend_handles_labels()[0]:
