@@ -314,6 +314,11 @@ def test_old_machine_code_has_no_known_families() -> None:
     assert facts(cubin(75, {"k": code(HMMA, EXIT)})).families == {"hmma"}
 
 
+def test_an_opcode_that_changed_its_meaning() -> None:
+    for sm, families in ((75, {"hmma"}), (80, set()), (90, set())):
+        assert facts(cubin(sm, {"k": code((0x7236, 0), STORE, EXIT)})).families == families
+
+
 OPCODES = {
     "hmma": [0x23C], "imma": [0x237], "bmma": [0x23D], "dmma": [0x23F], "qmma": [0x27A],
     "omma": [0x27F, 0x47F], "qmma.sf": [0x47A], "wgmma": [0x9F0, 0x9F1, 0x9F2, 0x9F3],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tools
 
-from sparkwell.doctor.binary import elf, sass, search
+from sparkwell.doctor.binary import cubin, elf, sass, search
 from sparkwell.doctor.binary.code import EXECUTABLE
 from sparkwell.doctor.binary.unpack import Budget, unpack
 from sparkwell.doctor.binary.view import View
@@ -41,10 +41,10 @@ PREFIXES = (  # mnemonics of each family; the first that fits
 )  # fmt: skip
 
 
-def listed(cubin: Path) -> Counter[str]:
+def listed(path: Path) -> Counter[str]:
     """Families in the disassembler's listing."""
     found: Counter[str] = Counter()
-    for mnemonic in MNEMONIC.findall(tools.run("nvdisasm", "-c", str(cubin))):
+    for mnemonic in MNEMONIC.findall(tools.run("nvdisasm", "-c", str(path))):
         for family, starts in PREFIXES:
             if any(
                 mnemonic == start or mnemonic.startswith((start + ".", start + "_"))
@@ -58,10 +58,11 @@ def listed(cubin: Path) -> Counter[str]:
 def by_opcode(data: memoryview) -> Counter[str]:
     """Families by opcode, over all code sections."""
     whole = elf.read_elf(View(data))
+    sm, _ = cubin.target(whole)
     found: Counter[str] = Counter()
     for section in whole.sections:
         if section.flags & EXECUTABLE and section.type != elf.NOBITS:
-            found += sass.counts(sass.opcodes(whole.body(section, "code").data))
+            found += sass.counts(sass.opcodes(whole.body(section, "code").data), sm)
     return found
 
 

@@ -33,10 +33,12 @@ class Calls:
 class Code:
     """Sections read at most once each, and no more bytes of them than the image has."""
 
-    def __init__(self, whole: elf.Elf, sections_of: Sequence[int], outside: dict[int, str]) -> None:
+    def __init__(
+        self, whole: elf.Elf, sm: int, sections_of: Sequence[int], outside: dict[int, str]
+    ) -> None:
         """`sections_of` and `outside` hold, by symbol number, a symbol's section and the names of
         symbols that have none."""
-        self.whole = whole
+        self.whole, self.sm = whole, sm
         self.left = len(whole.view)
         self.known: dict[int, Facts] = {}
         self.calls = self.read_calls(sections_of, outside)
@@ -59,7 +61,7 @@ class Code:
             return nothing
         body = self.take(section, "code section")
         opcodes = sass.opcodes(body.data)
-        families = frozenset(sass.counts(opcodes))
+        families = frozenset(sass.counts(opcodes, self.sm))
         widens = "hmma" in families and fp8.widens_before_product(body.data)
         return Facts(families, widens, sass.is_idle(opcodes))
 

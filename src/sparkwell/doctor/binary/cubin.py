@@ -162,7 +162,7 @@ def read_symbols(
 
 def read_kernels(whole: elf.Elf, sm: int, level: Level, memo: Memo) -> tuple[Kernel, ...]:
     found = functions(whole, memo)
-    code = Code(whole, found.sections_of, found.outside)
+    code = Code(whole, sm, found.sections_of, found.outside)
     deep = sm >= sass.FIRST_SM and level >= Level.INSTRUCTIONS
     kernels = []
     for symbol in found.kernels.values():

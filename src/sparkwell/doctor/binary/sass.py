@@ -30,6 +30,8 @@ FAMILIES: dict[str, frozenset[int]] = {
     "fp64": frozenset({0x028, 0x029, 0x02B}),
 }
 BLOCK_SCALED = {0x47A: "qmma.sf"}  # the whole 12 bits: QMMA with block scales
+TURING = {0x036: "hmma"}  # below sm_80: HMMA.884; newer targets have an integer sum there
+AMPERE_SM = 80
 NAMES = frozenset(FAMILIES) | frozenset(BLOCK_SCALED.values())
 FAMILY_OF = {opcode: name for name, opcodes in FAMILIES.items() for opcode in opcodes}
 # What a body that only returns, prints or traps is made of: moves, integer sums, special registers,
@@ -56,11 +58,12 @@ def opcodes(code: memoryview) -> Counter[int]:
     return found
 
 
-def counts(found: Counter[int]) -> Counter[str]:
-    """Instructions of each family."""
+def counts(found: Counter[int], sm: int) -> Counter[str]:
+    """Instructions of each family, in code for target `sm`."""
+    family_of = FAMILY_OF | TURING if sm < AMPERE_SM else FAMILY_OF
     families: Counter[str] = Counter()
     for opcode, count in found.items():
-        name = BLOCK_SCALED.get(opcode) or FAMILY_OF.get(opcode & 0x1FF)
+        name = BLOCK_SCALED.get(opcode) or family_of.get(opcode & 0x1FF)
         if name:
             families[name] += count
     return families
