@@ -44,6 +44,9 @@ def test_build_from_source() -> None:
     )
     written = one("sm_121", image("sass", "90a", "k"))
     assert advice(written, SPARK) == f"{built}; code written for sm_90a may not compile for it"
+    for kind, code in (("sass", "sm_100f"), ("ptx", "compute_100f PTX")):
+        family = one("sm_121", image(kind, "100f", "k"))  # type: ignore[arg-type]
+        assert advice(family, SPARK) == f"{built}; code written for {code} may not compile for it"
     trap = one("sm_121", image("sass", "120a", "k"))
     assert advice(trap, SPARK) == (
         f"{built}; its authors could use an f target, which runs in the whole family"

@@ -46,7 +46,7 @@ def advice(kernel: Judged, gpu: Target, instead: bool = False) -> str:
         build += f" and CUDA {since[0]}.{since[1]} or newer"
     if SUFFIX in kernel.marks:
         return f"{build}; its authors could use an f target, which runs in the whole family"
-    if any(code.endswith("a") for code in kernel.have):
+    if any(code.split()[0].endswith(("a", "f")) for code in kernel.have):
         return f"{build}; code written for {', '.join(kernel.have)} may not compile for it"
     return build
 
