@@ -185,6 +185,8 @@ def test_kinds_lines_functions_and_messages() -> None:
 def test_a_false_that_answers_no_question_is_no_gate() -> None:
     assert found("def run(cc):\n if cc < 89: return False") == []
     assert found("def supports(cc):\n if cc < 89: return True") == []
+    assert found("def should_pad(cc):\n if cc < 89: return False") == []
+    assert len(found("def can_pad(cc):\n if cc < 89: return False")) == 1
 
 
 def test_an_else_and_what_comes_after_those_that_are_served() -> None:

@@ -241,7 +241,8 @@ def _aside(found: Examined, console: Console, why: bool) -> None:
     for one in found.evidence:
         hints = f"; written for {', '.join(one.hints)} in places" if one.hints else ""
         places = ", ".join(one.places if why else one.places[:1])
-        what = f"{short_name(found)}: {one.says}, {one.count} files such as {places}{hints}"
+        files = "1 file" if one.count == 1 else f"{one.count} files"
+        what = f"{short_name(found)}: {one.says}, {files} such as {places}{hints}"
         console.print(Text(f"  {what}"), soft_wrap=True)
     for tool in found.assemblers:
         newest = f"knows targets up to {tool.newest}" if tool.newest else "names no target"

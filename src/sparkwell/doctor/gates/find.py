@@ -23,9 +23,7 @@ from sparkwell.doctor.gates.vocabulary import (
 from sparkwell.hardware import TARGETS, Target
 
 MOST_SHOWN = 160  # characters of a condition or a message
-_ASKS_NO = re.compile(
-    r"(?i)^_?(is|can|has|should|use|check|supports?|validate|enable)_|support|avail"
-)
+_ASKS_NO = re.compile(r"(?i)^_?(is|can|has|use|check|supports?|validate|enable)_|support|avail")
 _SOMETHING_ELSE = ast.Constant(None)  # a loop, a handler, a case: no question about the GPU
 _WORTH_PARSING = re.compile(
     rb"(?i)capab|arch|sm_?\d|sm_version|\bcc\b|major|hopper|blackwell|ampere"
