@@ -4,18 +4,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "sparkwell"
 BUDGET = {  # raising one is a line in a diff that somebody has to defend
-    "": 250,
+    "": 265,
     "hardware": 1300,
     "formats": 1800,
     "checkpoints": 3600,
     "ops": 17500,
     "verify": 4800,
     "compat": 1600,
+    "doctor": 5000,
     "bench": 2200,
     "models": 1400,
     "engine": 2300,
     "server": 1800,
-    "cli": 1500,
+    "cli": 3000,
+    "plan": 3000,
+    "explain": 300,
 }
 
 

@@ -9,30 +9,34 @@ from line_budget import BUDGET, lines_used, report
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "sparkwell"
 FILES = sorted(ROOT.rglob("*.py"))
-BASE = {"errors", "env", "testing"}
+BASE = {"errors", "env", "testing", "lazy"}
 MAY_IMPORT = {  # folder -> the project's folders it may import, beside itself
     "errors": set(),
     "env": set(),
+    "lazy": set(),
     "testing": set(),
     "hardware": BASE,
     "formats": BASE | {"hardware"},
     "checkpoints": BASE | {"hardware", "formats"},
     "ops": BASE | {"hardware", "formats"},
     "verify": BASE | {"hardware", "formats", "ops"},
+    "doctor": BASE | {"hardware"},
     "compat": BASE | {"hardware", "formats", "ops"},
     "models": BASE | {"hardware", "formats", "checkpoints", "ops"},
     "engine": BASE | {"hardware", "formats", "checkpoints", "ops", "models"},
     "server": BASE | {"engine"},
     "bench": BASE
     | {"hardware", "formats", "checkpoints", "ops", "verify", "models", "engine", "compat"},
+    "plan": BASE | {"hardware", "formats", "checkpoints", "ops", "verify"},
+    "explain": BASE | {"hardware"},
     "cli": BASE
     | {"hardware", "formats", "checkpoints", "ops", "models", "engine", "server"}
-    | {"verify", "bench"},
+    | {"verify", "bench", "doctor", "plan", "explain"},
     "__init__": {"engine"},
     "__main__": {"cli"},
 }
 MAY_USE_TRITON = {"ops", "verify"}
-NO_TORCH = ["hardware", "server", "cli", "engine/request.py", "engine/pages.py"]
+NO_TORCH = ["hardware", "doctor", "server", "cli", "engine/request.py", "engine/pages.py"]
 NO_TORCH += [
     "engine/scheduler.py",
     "engine/core.py",

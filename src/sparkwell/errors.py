@@ -12,6 +12,18 @@ class BadInput(SparkwellError, ValueError):
     """A caller's argument is wrong.  The text names the value, what was wanted, and the way out."""
 
 
+class Unreadable(BadInput):
+    """A file that cannot be read at all, and where in it the reading ended."""
+
+    def __init__(
+        self, file: Path | str, *, field: str, came: str, wanted: str, offset: int | None = None
+    ) -> None:
+        self.file, self.offset, self.field = str(file), offset, field
+        self.came, self.wanted = came, wanted
+        where = "" if offset is None else f" at offset {offset:#x}"
+        super().__init__(f"{file}:{where} {field} is {came}, want {wanted}")
+
+
 class Unsupported(SparkwellError, RuntimeError):
     """Nothing here serves this call: what was asked, who refused it and why, what to do."""
 

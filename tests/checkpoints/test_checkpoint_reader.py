@@ -31,8 +31,9 @@ def random_bytes(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> t
 
 def test_the_tables_of_dtypes_agree() -> None:
     assert DTYPES.keys() == DTYPE_BYTES.keys()
-    assert {v: k for k, v in DTYPES.items()} == NAMES
-    for name, dtype in DTYPES.items():
+    types = {name: getattr(torch, dtype) for name, dtype in DTYPES.items()}
+    assert {v: k for k, v in types.items()} == NAMES
+    for name, dtype in types.items():
         assert torch.empty(0, dtype=dtype).element_size() == DTYPE_BYTES[name]
 
 

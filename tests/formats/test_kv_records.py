@@ -274,18 +274,18 @@ def test_refusals_say_what_came_and_what_was_wanted(make, text):
 
 
 def test_a_record_that_leaves_a_gap_does_not_exist():
-    k = Field("k", 0, torch.bfloat16, 3, "six bytes")
+    k = Field("k", 0, "bf16", 3, "six bytes")
     with pytest.raises(AssertionError, match="v leaves a gap or overlaps"):
-        Record("r", 6, (k, Field("v", 8, torch.bfloat16, 3, "")), True, (Part("k"), Part("v")))
+        Record("r", 6, (k, Field("v", 8, "bf16", 3, "")), True, (Part("k"), Part("v")))
     with pytest.raises(AssertionError, match="s is misaligned"):
-        Record("r", 3, (k, Field("s", 6, torch.float32, 1, "")), False, (Part("k", "s", 3),))
+        Record("r", 3, (k, Field("s", 6, "fp32", 1, "")), False, (Part("k", "s", 3),))
     with pytest.raises(AssertionError, match="9 bytes misalign the next record"):
         scale, rest = (
-            Field("s", 0, torch.float32, 1, ""),
-            Field("k", 4, torch.float8_e4m3fn, 5, ""),
+            Field("s", 0, "fp32", 1, ""),
+            Field("k", 4, "e4m3", 5, ""),
         )
         Record("r", 5, (scale, rest), False, (Part("k", "s", 5),))
     with pytest.raises(AssertionError, match=r"parts hold \[3\], width 4"):
         Record("r", 4, (k,), False, (Part("k"),))
     with pytest.raises(AssertionError, match="unused field"):
-        Record("r", 3, (k, Field("v", 6, torch.bfloat16, 3, "")), False, (Part("k"),))
+        Record("r", 3, (k, Field("v", 6, "bf16", 3, "")), False, (Part("k"),))

@@ -144,8 +144,8 @@ def _entry(gpu: Gpu, use: Use, built: Built) -> Entry | None:
 def shown(entry: Entry) -> str:
     """One line of plain text."""
     return (
-        f"{entry['product']} {entry['case']} ({entry['row']}): modelled {entry['modelled_us']:.1f} us by "
-        f"{entry['by']} (memory {entry['memory_us']:.1f}, instructions {entry['issue_us']:.1f}, "
+        f"{entry['product']} {entry['case']} ({entry['row']}): modelled "
+        f"{entry['modelled_us']:.1f} us by {entry['by']} (memory {entry['memory_us']:.1f}, instructions {entry['issue_us']:.1f}, "
         f"matrix units {entry['units_us']:.1f})"
     )
 
@@ -189,8 +189,8 @@ def _table(entries: Sequence[Entry]) -> list[str]:
         "| case | row | modelled us | bound by | memory | instructions | matrix units | loop |",
         "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {e['case']} | `{e['row']}` | {e['modelled_us']:.1f} | {e['by']} | {e['memory_us']:.1f} | "
-            f"{e['issue_us']:.1f} | {e['units_us']:.1f} | {_loop(e)} |"
+            f"| {e['case']} | `{e['row']}` | {e['modelled_us']:.1f} | {e['by']} | "
+            f"{e['memory_us']:.1f} | {e['issue_us']:.1f} | {e['units_us']:.1f} | {_loop(e)} |"
             for e in entries
         ),
     ]

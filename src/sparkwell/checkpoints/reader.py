@@ -1,32 +1,38 @@
 """A folder of safetensors files: everything checked on opening, then one tensor read at a time."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from sparkwell.checkpoints.config import read_config, read_json_object
 from sparkwell.checkpoints.header import Report, TensorInfo, read_header, stop
 from sparkwell.errors import BadCheckpoint, BadInput
+from sparkwell.lazy import later
 
-__all__ = ["DTYPES", "INDEX", "SINGLE", "Checkpoint", "TensorInfo"]
+if TYPE_CHECKING:
+    import torch
+else:  # headers are understood without it
+    torch = later("torch")
+
+__all__ = ["INDEX", "SINGLE", "Checkpoint", "TensorInfo"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {  # safetensors' name -> torch's
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "F64": torch.float64,
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "I16": "int16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "F32": "float32",
+    "I64": "int64",
+    "F64": "float64",
 }
 CUT_OFF = "file ended inside a tensor; it was longer when it was opened"
 READ_AT_ONCE = 1 << 30  # bytes; one read() moves less than 2^31 on Linux
@@ -47,7 +53,7 @@ class Checkpoint:
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path, *, report: Report = stop) -> "Checkpoint":
+    def open(cls, folder: Path, *, report: Report = stop) -> Checkpoint:
         """Check config.json's syntax, the index, every header and every file's size.
 
         folder: with model.safetensors, or model.safetensors.index.json and the files it names.
@@ -95,7 +101,7 @@ class Checkpoint:
         return self._read(replace(whole, shape=whole.shape[1:], offset=offset, nbytes=nbytes))
 
     def _read(self, info: TensorInfo, out: torch.Tensor | None = None) -> torch.Tensor:
-        dtype = DTYPES[info.dtype]
+        dtype = getattr(torch, DTYPES[info.dtype])
         if out is None:
             out = torch.empty(info.shape, dtype=dtype, device="cpu")
         elif (

@@ -1,15 +1,19 @@
 """One weight as the files hold it: its format, its tensors and its shape; no data is read yet."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sparkwell.checkpoints.header import TensorInfo
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.errors import BadCheckpoint
-from sparkwell.formats.quantized import Activations
-from sparkwell.formats.weights import QuantizedTensor
+
+if TYPE_CHECKING:
+    from sparkwell.formats.quantized import Activations
+    from sparkwell.formats.weights import QuantizedTensor
 
 Kind = Literal["fp8-block", "fp8-rows", "nvfp4", "mxfp4", "int4"]
 
@@ -42,11 +46,11 @@ class Stored:
     kind: Kind
     shape: tuple[int, int]
     parts: Mapping[str, TensorInfo]
-    read: Callable[["Stored", Checkpoint], QuantizedTensor]
+    read: Callable[[Stored, Checkpoint], QuantizedTensor]
     activations: Activations = "none"
     group: int | None = None
     source: tuple[int, int, int] | None = None
-    check: Callable[["Stored", Checkpoint], BadCheckpoint | None] | None = None
+    check: Callable[[Stored, Checkpoint], BadCheckpoint | None] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -1,13 +1,20 @@
 """What scales may be: the checks of their values, and how each kind becomes fp32."""
 
-import math
+from __future__ import annotations
 
-import torch
+import math
+from typing import TYPE_CHECKING
 
 from sparkwell.checkpoints.header import TensorInfo
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import mismatch
 from sparkwell.errors import BadCheckpoint
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 NAN_E8M0 = 255
 SMALLEST = 2.0**-127  # whose inverse is still an fp32 number

@@ -9,9 +9,13 @@ from sparkwell import __version__
 from sparkwell.cli.bench import bench
 from sparkwell.cli.chat import chat
 from sparkwell.cli.demo import demo
+from sparkwell.cli.doctor import doctor
+from sparkwell.cli.explain import explain
 from sparkwell.cli.failures import INTERRUPTED, guarded
 from sparkwell.cli.generate import generate
+from sparkwell.cli.gpus import gpus
 from sparkwell.cli.inspect import inspect
+from sparkwell.cli.plan import plan
 from sparkwell.cli.serve import serve
 from sparkwell.cli.verify import verify
 
@@ -23,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (demo, generate, chat, serve, inspect, verify):
+for verb in (demo, generate, chat, serve, inspect, plan, verify, doctor, gpus, explain):
     app.command()(guarded(verb))
 app.add_typer(bench, name="bench")
 

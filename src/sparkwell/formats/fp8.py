@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.floats import E4M3_MAX, SMALLEST_NORMAL, e4m3_encode, pow2_ceil
+from sparkwell.formats.floats import E4M3_MAX, e4m3_encode, pow2_ceil
+from sparkwell.formats.limits import AMAX_FLOOR, AMAX_TINY
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
@@ -22,9 +23,6 @@ from sparkwell.formats.quantized import (
     divided,
     weight_values,
 )
-
-AMAX_FLOOR = 1e-4  # smallest amax that sets an activation's scale (DeepSeek's reference code)
-AMAX_TINY = E4M3_MAX * SMALLEST_NORMAL  # the floor where only a zero or subnormal scale is avoided
 
 
 @dataclass(frozen=True, eq=False)

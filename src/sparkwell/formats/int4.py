@@ -11,6 +11,7 @@ import torch
 from sparkwell.errors import BadInput
 from sparkwell.formats.floats import e2m1_pack as nibbles_pack
 from sparkwell.formats.floats import e2m1_unpack as nibbles_unpack
+from sparkwell.formats.limits import INT4_MIDDLE as MIDDLE
 from sparkwell.formats.quantized import (
     Activations,
     Quantized,
@@ -22,8 +23,6 @@ from sparkwell.formats.quantized import (
     divided,
     weight_values,
 )
-
-MIDDLE = 8  # the code of zero where there are no zero points
 
 
 @dataclass(frozen=True, eq=False)

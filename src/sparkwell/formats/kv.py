@@ -7,35 +7,47 @@ page_size * field.offset, since the fields before it take that many bytes for a 
 
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
+from typing import TYPE_CHECKING
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.fp8 import (
-    AMAX_FLOOR,
-    AMAX_TINY,
-    dequantize_fp8_rows,
-    quantize_fp8_rows,
-)
+from sparkwell.formats.limits import AMAX_FLOOR, AMAX_TINY
+
+if TYPE_CHECKING:
+    import torch  # what records are is known without it; what fills them imports it
 
 LATENT_GROUP = 128  # latent values per scale in the FP8 latent record
-_PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_BYTES = {"fp32": 4, "bf16": 2, "e4m3": 1}  # of a value
+_PLAIN = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
 class Field:
-    """`count` numbers of `dtype`, little endian, `offset` bytes into a token's record."""
+    """`count` numbers of `type` ("fp32", "bf16", "e4m3"), little endian, `offset` bytes into a
+    token's record."""
 
     name: str
     offset: int
-    dtype: torch.dtype
+    type: str
     count: int
     meaning: str
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return _BYTES[self.type]
+
+    @property
     def nbytes(self) -> int:
         """Bytes per token."""
-        return self.count * self.dtype.itemsize
+        return self.count * self.itemsize
+
+    @cached_property
+    def dtype(self) -> "torch.dtype":
+        """The type as torch's."""
+        import torch
+
+        types = {"fp32": torch.float32, "bf16": torch.bfloat16, "e4m3": torch.float8_e4m3fn}
+        return types[self.type]
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Record:
         end = 0
         for field in self.fields:
             assert field.offset == end, f"{self.name}: {field.name} leaves a gap or overlaps"
-            assert end % field.dtype.itemsize == 0, f"{self.name}: {field.name} is misaligned"
+            assert end % field.itemsize == 0, f"{self.name}: {field.name} is misaligned"
             end += field.nbytes
         assert end % self.alignment == 0, f"{self.name}: {end} bytes misalign the next record"
         stored = [self.field(part.field).count for part in self.parts]
@@ -86,10 +98,10 @@ class Record:
     @cached_property
     def alignment(self) -> int:
         """Bytes of the largest number inside; a page must start at a multiple of it."""
-        return max(field.dtype.itemsize for field in self.fields)
+        return max(field.itemsize for field in self.fields)
 
     @cached_property
-    def _plain_dtype(self) -> torch.dtype | None:
+    def _plain_dtype(self) -> "torch.dtype | None":
         """The one type of all values, where the record is just those values in order."""
         types = {field.dtype for field in self.fields}
         scaled = any(part.scale for part in self.parts)
@@ -103,7 +115,7 @@ class Record:
         """The field called `name`; KeyError where there is none."""
         return {field.name: field for field in self.fields}[name]
 
-    def pack(self, values: torch.Tensor) -> torch.Tensor:
+    def pack(self, values: "torch.Tensor") -> "torch.Tensor":
         """Tokens to bytes, fields in order (for a planar record too).
 
         values: [n, width] float.  BF16 fields round to nearest even; FP8 fields hold
@@ -111,6 +123,10 @@ class Record:
         record says so), so one NaN or infinity makes its whole group NaN when read.
         Returns uint8 [n, nbytes].  Raises BadInput for another shape or for integers.
         """
+        import torch
+
+        from sparkwell.formats.fp8 import quantize_fp8_rows
+
         if values.ndim != 2 or values.shape[1] != self.width or not values.is_floating_point():
             raise BadInput(
                 f"{self.name}.pack: values are {values.dtype} {list(values.shape)}, want "
@@ -131,11 +147,15 @@ class Record:
             self._column(packed, part.field).copy_(x)
         return packed
 
-    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+    def unpack(self, packed: "torch.Tensor") -> "torch.Tensor":
         """Inverse of `pack`: e4m3 values are multiplied by whatever fp32 scale is stored.
 
         packed: uint8 [n, nbytes].  Returns fp32 [n, width].  Raises BadInput for another shape.
         """
+        import torch
+
+        from sparkwell.formats.fp8 import dequantize_fp8_rows
+
         if packed.ndim != 2 or packed.shape[1] != self.nbytes or packed.dtype != torch.uint8:
             raise BadInput(
                 f"{self.name}.unpack: bytes are {packed.dtype} {list(packed.shape)}, want "
@@ -156,7 +176,7 @@ class Record:
                 values.append(dequantize_fp8_rows(x, scales, part.group))
         return torch.cat(values, 1)
 
-    def _column(self, packed: torch.Tensor, name: str) -> torch.Tensor:
+    def _column(self, packed: "torch.Tensor", name: str) -> "torch.Tensor":
         """One field of every token, as its own type; a view [n, count]."""
         field = self.field(name)
         return packed[:, field.offset : field.offset + field.nbytes].view(field.dtype)
@@ -203,20 +223,20 @@ def latent_record(
         floor = AMAX_FLOOR if pow2 else AMAX_TINY
         parts = [Part("latent", "latent_scale", LATENT_GROUP, pow2, floor)]
         fields = [
-            Field("latent", 0, torch.float8_e4m3fn, kv_lora_rank, meanings[0]),
-            Field("latent_scale", kv_lora_rank, torch.float32, groups, "per 128 latent values"),
+            Field("latent", 0, "e4m3", kv_lora_rank, meanings[0]),
+            Field("latent_scale", kv_lora_rank, "fp32", groups, "per 128 latent values"),
         ]
-        rope_dtype = torch.bfloat16
+        rope_type = "bf16"
     else:
-        rope_dtype = _PLAIN[dtype]
+        rope_type = dtype
         parts, fields = (
             [Part("latent")],
-            [Field("latent", 0, rope_dtype, kv_lora_rank, meanings[0])],
+            [Field("latent", 0, rope_type, kv_lora_rank, meanings[0])],
         )
     if rope_dim:
         offset = fields[-1].offset + fields[-1].nbytes
         parts.append(Part("rope"))
-        fields.append(Field("rope", offset, rope_dtype, rope_dim, meanings[1]))
+        fields.append(Field("rope", offset, rope_type, rope_dim, meanings[1]))
     return Record(name, width, tuple(fields), False, tuple(parts))
 
 
@@ -234,11 +254,11 @@ def index_key_record(dtype: str, *, scale: str = "pow2", head_dim: int = 128) ->
         raise BadInput(f"index_key_record: head_dim is {head_dim}, want a positive multiple of 4")
     name, meaning = f"index_key_{dtype}_{head_dim}", "indexer key after norm and rotation"
     if dtype != "fp8":
-        field = Field("key", 0, _PLAIN[dtype], head_dim, meaning)
+        field = Field("key", 0, dtype, head_dim, meaning)
         return Record(name, head_dim, (field,), False, (Part("key"),))
     fields = (
-        Field("key", 0, torch.float8_e4m3fn, head_dim, meaning),
-        Field("key_scale", head_dim, torch.float32, 1, "of the whole key"),
+        Field("key", 0, "e4m3", head_dim, meaning),
+        Field("key_scale", head_dim, "fp32", 1, "of the whole key"),
     )
     part = Part("key", "key_scale", head_dim, pow2, AMAX_FLOOR)
     return Record(name, head_dim, fields, True, (part,))
@@ -260,18 +280,17 @@ def gqa_record(num_kv_heads: int, head_dim: int, dtype: str) -> Record:
     name = f"gqa_{dtype}_{num_kv_heads}x{head_dim}"
     meanings = ("keys, head by head", "values, head by head")
     if dtype != "fp8":
-        plain = _PLAIN[dtype]
         fields: tuple[Field, ...] = (
-            Field("k", 0, plain, row, meanings[0]),
-            Field("v", row * plain.itemsize, plain, row, meanings[1]),
+            Field("k", 0, dtype, row, meanings[0]),
+            Field("v", row * _BYTES[dtype], dtype, row, meanings[1]),
         )
         return Record(name, 2 * row, fields, True, (Part("k"), Part("v")))
     scales_at = 2 * row
     fields = (
-        Field("k", 0, torch.float8_e4m3fn, row, meanings[0]),
-        Field("v", row, torch.float8_e4m3fn, row, meanings[1]),
-        Field("k_scale", scales_at, torch.float32, num_kv_heads, "per key head"),
-        Field("v_scale", scales_at + 4 * num_kv_heads, torch.float32, num_kv_heads, "per head"),
+        Field("k", 0, "e4m3", row, meanings[0]),
+        Field("v", row, "e4m3", row, meanings[1]),
+        Field("k_scale", scales_at, "fp32", num_kv_heads, "per key head"),
+        Field("v_scale", scales_at + 4 * num_kv_heads, "fp32", num_kv_heads, "per head"),
     )
     parts = tuple(Part(x, f"{x}_scale", head_dim, False, AMAX_TINY) for x in ("k", "v"))
     return Record(name, 2 * row, fields, True, parts)

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-
-import torch
+from typing import TYPE_CHECKING
 
 from sparkwell.errors import BadInput
 from sparkwell.hardware.targets import Target, target
+
+if TYPE_CHECKING:
+    import torch  # a target is chosen for without it
 
 DEFAULT_SMS = 132  # multiprocessors assumed where no GPU says: splits differ, results do not
 
@@ -40,6 +42,8 @@ def as_target(name: str | int, *, sms: int | None = None) -> Iterator[Device]:
     sms: multiprocessors to share work among; None: the CUDA device's own, 132 without one.
     """
     if sms is None:
+        import torch
+
         sms = device_of(torch.device("cuda")).sms if torch.cuda.is_available() else DEFAULT_SMS
     named = Device(target(name), sms)
     token = _NAMED.set(named)
@@ -49,7 +53,7 @@ def as_target(name: str | int, *, sms: int | None = None) -> Iterator[Device]:
         _NAMED.reset(token)
 
 
-def device_of(device: torch.device) -> Device:
+def device_of(device: "torch.device") -> Device:
     """The target kernels for `device` are chosen for.
 
     Raises BadInput for a device that is no CUDA device, unless `as_target` named one.
@@ -61,11 +65,15 @@ def device_of(device: torch.device) -> Device:
         raise BadInput(
             f"kernels for device {device}: it has no GPU target; name one with as_target('sm_90')"
         )
+    import torch
+
     return _cuda(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
 def _cuda(index: int) -> Device:
+    import torch
+
     properties = torch.cuda.get_device_properties(index)
     name = f"{properties.major}.{properties.minor}"
     return Device(target(name), properties.multi_processor_count, properties.name)

@@ -3,12 +3,13 @@
 qweight [k, n/8] int32, qzeros [k/group, n/8] int32, scales [k/group, n]; w = (q - z) * s.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from sparkwell import formats
 from sparkwell.checkpoints.dialects.nibbles import group_of, pack_rows, unpack_words
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
@@ -21,7 +22,12 @@ from sparkwell.checkpoints.stored import (
     unsupported,
 )
 from sparkwell.checkpoints.values import read_scales
-from sparkwell.formats.int4 import Int4Group
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 NAME = "awq"
 METHODS = ("awq",)
@@ -66,7 +72,7 @@ def _columns(words: torch.Tensor) -> torch.Tensor:
     return unpack_words(words)[..., PLACES].flatten(-2).T
 
 
-def _read(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
+def _read(stored: Stored, checkpoint: Checkpoint) -> formats.Int4Group:
     parts = stored.parts
     scales = read_scales(checkpoint, parts["scales"]).T.contiguous()
     codes = pack_rows(_columns(checkpoint.read(parts["codes"].name))).contiguous()
@@ -74,4 +80,4 @@ def _read(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
     if "zeros" in parts:
         zeros = _columns(checkpoint.read(parts["zeros"].name)).contiguous()
     assert stored.group is not None
-    return Int4Group(codes, scales, zeros, stored.group)
+    return formats.Int4Group(codes, scales, zeros, stored.group)

@@ -5,14 +5,15 @@ Formats `nvfp4-pack-quantized`, `mxfp4-pack-quantized` and `pack-quantized` (INT
 the library's version 0.20.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from sparkwell import formats
 from sparkwell.checkpoints.dialects import fp8
 from sparkwell.checkpoints.dialects.nibbles import group_of, pack_rows, read_order, unpack_words
 from sparkwell.checkpoints.reader import Checkpoint
@@ -30,10 +31,14 @@ from sparkwell.checkpoints.stored import (
 )
 from sparkwell.checkpoints.values import read_factor, read_input_scale, read_scales
 from sparkwell.errors import BadCheckpoint
-from sparkwell.formats.int4 import Int4Group
-from sparkwell.formats.mxfp4 import Mxfp4
-from sparkwell.formats.nvfp4 import Nvfp4
-from sparkwell.formats.quantized import Activations
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparkwell.formats.quantized import Activations
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 NAME = "compressed-tensors"
 LEAVES = (
@@ -202,17 +207,17 @@ def _int4(module: Module) -> Stored:
 # ---------------------------------------------------------------- reading
 
 
-def read_mxfp4(stored: Stored, checkpoint: Checkpoint) -> Mxfp4:
+def read_mxfp4(stored: Stored, checkpoint: Checkpoint) -> formats.Mxfp4:
     """Codes and scales as they are."""
     scales = read_scales(checkpoint, stored.parts["scales"]).view(torch.uint8)
-    return Mxfp4(checkpoint.read(stored.parts["codes"].name), scales, stored.activations)
+    return formats.Mxfp4(checkpoint.read(stored.parts["codes"].name), scales, stored.activations)
 
 
-def _read_nvfp4(stored: Stored, checkpoint: Checkpoint) -> Nvfp4:
+def _read_nvfp4(stored: Stored, checkpoint: Checkpoint) -> formats.Nvfp4:
     return read_nvfp4(stored, checkpoint, inverse=True)
 
 
-def read_nvfp4(stored: Stored, checkpoint: Checkpoint, *, inverse: bool) -> Nvfp4:
+def read_nvfp4(stored: Stored, checkpoint: Checkpoint, *, inverse: bool) -> formats.Nvfp4:
     """Codes and scales as they are, the global scale once a row.
 
     inverse: global scales are divisors in the file.
@@ -225,10 +230,10 @@ def read_nvfp4(stored: Stored, checkpoint: Checkpoint, *, inverse: bool) -> Nvfp
         given = read_input_scale(checkpoint, parts.get("input"), inverse=inverse)
     rows = factor.expand(stored.shape[0]).contiguous()
     codes = checkpoint.read(parts["codes"].name)
-    return Nvfp4(codes, scales, rows, stored.activations, given)
+    return formats.Nvfp4(codes, scales, rows, stored.activations, given)
 
 
-def _read_int4(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
+def _read_int4(stored: Stored, checkpoint: Checkpoint) -> formats.Int4Group:
     """Words of eight nibbles, value + 8, the first in the lowest: the canonical bytes already."""
     parts, (n, k) = stored.parts, stored.shape
     assert stored.group is not None
@@ -242,7 +247,7 @@ def _read_int4(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
     order = read_order(stored, checkpoint)
     if order is not None:
         codes = pack_rows(unpack_words(codes.view(torch.int32)).reshape(n, k)[:, order.long()])
-    return Int4Group(codes, scales, zeros, stored.group, order)
+    return formats.Int4Group(codes, scales, zeros, stored.group, order)
 
 
 def _check_shape(stored: Stored, checkpoint: Checkpoint) -> None:

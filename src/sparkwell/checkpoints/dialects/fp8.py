@@ -3,12 +3,13 @@
 w = e4m3 * scale in all of them; `weight_scale_inv` is multiplied too, despite its name.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from sparkwell import formats
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
     FLOATS,
@@ -23,7 +24,12 @@ from sparkwell.checkpoints.stored import (
     unsupported,
 )
 from sparkwell.checkpoints.values import read_input_scale, read_scales
-from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 NAME = "fp8"
 LEAVES = ("weight_scale_inv", "weight_scale", "input_scale")
@@ -115,15 +121,15 @@ def _matrix(module: Module) -> tuple[int, int]:
     return info.shape[0], info.shape[1]
 
 
-def _read_block(stored: Stored, checkpoint: Checkpoint) -> Fp8Block:
+def _read_block(stored: Stored, checkpoint: Checkpoint) -> formats.Fp8Block:
     scales = read_scales(checkpoint, stored.parts["scales"]).float()
     if scales.ndim == 4:
         scales = scales[:, 0, :, 0]
     values = checkpoint.read(stored.parts["values"].name)
-    return Fp8Block(values, scales, (BLOCK, BLOCK), stored.activations)
+    return formats.Fp8Block(values, scales, (BLOCK, BLOCK), stored.activations)
 
 
-def _read_rows(stored: Stored, checkpoint: Checkpoint) -> Fp8Rows:
+def _read_rows(stored: Stored, checkpoint: Checkpoint) -> formats.Fp8Rows:
     scales = read_scales(checkpoint, stored.parts["scales"]).float().reshape(-1)
     scales = scales.expand(stored.shape[0]).contiguous()
     given = read_input_scale(checkpoint, stored.parts.get("input"), inverse=False)
@@ -131,4 +137,4 @@ def _read_rows(stored: Stored, checkpoint: Checkpoint) -> Fp8Rows:
     if stored.activations == "none":
         given = None
     assert scales.dtype == torch.float32
-    return Fp8Rows(values, scales, stored.activations, given)
+    return formats.Fp8Rows(values, scales, stored.activations, given)

@@ -6,12 +6,13 @@ expert's gate_proj, up_proj and down_proj by name, so each becomes a weight of i
 are picked, no byte changes.  Biases of the experts are left to the model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from sparkwell import formats
 from sparkwell.checkpoints.header import TensorInfo
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
@@ -24,7 +25,12 @@ from sparkwell.checkpoints.stored import (
     mismatch,
 )
 from sparkwell.checkpoints.values import check_scales
-from sparkwell.formats.mxfp4 import Mxfp4
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 NAME = "mxfp4"  # as its quant_method
 LEAVES = (
@@ -76,11 +82,11 @@ def _check(blocks: TensorInfo, scales: TensorInfo, shards: int) -> int:
     return blocks.shape[1]
 
 
-def _read(stored: Stored, checkpoint: Checkpoint) -> Mxfp4:
+def _read(stored: Stored, checkpoint: Checkpoint) -> formats.Mxfp4:
     assert stored.source is not None
     expert, first, step = stored.source
     scales = checkpoint.read_one(stored.parts["scales"].name, expert).view(torch.uint8)
     scales = scales[first::step].contiguous()
     check_scales(stored.parts["scales"], scales)
     codes = checkpoint.read_one(stored.parts["codes"].name, expert)[first::step]
-    return Mxfp4(codes.flatten(1).contiguous(), scales, stored.activations)
+    return formats.Mxfp4(codes.flatten(1).contiguous(), scales, stored.activations)

@@ -4,12 +4,13 @@ qweight [k/8, n] int32, qzeros [k/group, n/8] int32, scales [k/group, n], g_idx 
 of each row; w = (q - z) * s.  Version 1 stores (z - 1) modulo 16, version 2 z.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from sparkwell import formats
 from sparkwell.checkpoints.dialects.nibbles import group_of, pack_rows, read_order, unpack_words
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import (
@@ -24,7 +25,13 @@ from sparkwell.checkpoints.stored import (
 )
 from sparkwell.checkpoints.values import read_scales
 from sparkwell.errors import BadCheckpoint
-from sparkwell.formats.int4 import MIDDLE, Int4Group
+from sparkwell.formats.limits import INT4_MIDDLE as MIDDLE
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 NAME = "gptq"
 LEAVES = ("qweight", "qzeros", "scales", "g_idx")
@@ -68,23 +75,25 @@ def recognise(module: Module) -> Stored | None:
     return Stored(name, NAME, "int4", (n, k), parts, read, group=group, check=_check)
 
 
-def _read_v1(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
+def _read_v1(stored: Stored, checkpoint: Checkpoint) -> formats.Int4Group:
     return _read(stored, checkpoint, offset=1, symmetric=False)
 
 
-def _read_v2(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
+def _read_v2(stored: Stored, checkpoint: Checkpoint) -> formats.Int4Group:
     return _read(stored, checkpoint, offset=0, symmetric=False)
 
 
-def _read_v1_symmetric(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
+def _read_v1_symmetric(stored: Stored, checkpoint: Checkpoint) -> formats.Int4Group:
     return _read(stored, checkpoint, offset=1, symmetric=True)
 
 
-def _read_v2_symmetric(stored: Stored, checkpoint: Checkpoint) -> Int4Group:
+def _read_v2_symmetric(stored: Stored, checkpoint: Checkpoint) -> formats.Int4Group:
     return _read(stored, checkpoint, offset=0, symmetric=True)
 
 
-def _read(stored: Stored, checkpoint: Checkpoint, *, offset: int, symmetric: bool) -> Int4Group:
+def _read(
+    stored: Stored, checkpoint: Checkpoint, *, offset: int, symmetric: bool
+) -> formats.Int4Group:
     assert stored.group is not None
     scales = read_scales(checkpoint, stored.parts["scales"]).T.contiguous()
     zeros = _zeros(stored, checkpoint, offset, symmetric)
@@ -93,7 +102,7 @@ def _read(stored: Stored, checkpoint: Checkpoint, *, offset: int, symmetric: boo
     order = read_order(stored, checkpoint)
     if order is not None:
         codes = codes[:, order.long()]
-    return Int4Group(pack_rows(codes), scales, zeros, stored.group, order)
+    return formats.Int4Group(pack_rows(codes), scales, zeros, stored.group, order)
 
 
 def _zeros(

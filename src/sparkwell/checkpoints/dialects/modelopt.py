@@ -4,11 +4,14 @@ The payload is that of compressed-tensors; global scales are multipliers here, a
 Settings stand in hf_quant_config.json, in config.json's quantization_config, or in both.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from sparkwell import formats
 from sparkwell.checkpoints.dialects import fp8
 from sparkwell.checkpoints.dialects.compressed_tensors import read_nvfp4
 from sparkwell.checkpoints.reader import Checkpoint
@@ -22,7 +25,6 @@ from sparkwell.checkpoints.stored import (
     mismatch,
     unsupported,
 )
-from sparkwell.formats.nvfp4 import Nvfp4
 
 NAME = "modelopt"
 FILE = "hf_quant_config.json"
@@ -112,5 +114,5 @@ def recognise(module: Module) -> Stored | None:
     return Stored(weight.name, NAME, "nvfp4", (n, k), parts, _read, activations, 16)
 
 
-def _read(stored: Stored, checkpoint: Checkpoint) -> Nvfp4:
+def _read(stored: Stored, checkpoint: Checkpoint) -> formats.Nvfp4:
     return read_nvfp4(stored, checkpoint, inverse=False)

@@ -1,10 +1,18 @@
 """INT4 codes in int32 words, and GPTQ's act-order: from every packing to rows of bytes."""
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from sparkwell.checkpoints.header import TensorInfo
 from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.stored import Module, Stored, check_multiple, mismatch
+from sparkwell.lazy import later
+
+if TYPE_CHECKING:
+    import torch
+else:  # headers and configs are understood without it
+    torch = later("torch")
 
 
 def unpack_words(words: torch.Tensor) -> torch.Tensor:

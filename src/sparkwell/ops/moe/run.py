@@ -4,19 +4,19 @@ Nothing here waits for the device or reads a value: sizes come from shapes alone
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 import triton
 
-from sparkwell.errors import Unsupported
 from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import Weight
-from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import memory_bound_rows
+from sparkwell.ops.moe.decision import narrow
 from sparkwell.ops.moe.kernels.combine import combine_kernel
 from sparkwell.ops.moe.kernels.sort import count_kernel, place_kernel
 from sparkwell.ops.moe.operand import Operand, operand
@@ -24,8 +24,6 @@ from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turne
 from sparkwell.ops.moe.schedule import (
     COMBINE,
     FEW,
-    FP4_STEP,
-    GROUP,
     SHORT,
     SORT,
     TABLE,
@@ -69,8 +67,9 @@ def experts_rows(
     device = device_of(x.device)
     lift, drop = _problems(ordered, up, back, len(flat), device.target.sm)
     target, each = device.target, len(flat) / min(len(flat), num_experts)
-    if narrow := _narrow(lift, drop, gate_up, device, arithmetic, each):
-        lift, drop = narrowed(lift, narrow, target), narrowed(drop, narrow, target)
+    made_for, few = getattr(gate_up, "activations", "none"), partial(_rows_read, gate_up, device)
+    if kind := narrow((lift, drop), made_for, target, arithmetic, each, few):
+        lift, drop = narrowed(lift, kind, target), narrowed(drop, kind, target)
     chosen = [_pick(problem, x.device) for problem in (lift, drop)]
     early = bool(chosen[0].schedule.streamed)  # kernels of streams start before others are over
     tall = chosen[0].schedule.block_m
@@ -111,45 +110,10 @@ def _rows(x: torch.Tensor, problem: Problem) -> Rows:
     return Rows(x)
 
 
-def _narrow(
-    lift: Problem, drop: Problem, weight: Weight, device: Device, asked: str, each: float
-) -> str | None:
-    """Type of both products' operands where x is quantized for them: "fp8", "fp4"; None: it is not.
-
-    each: rows of an expert; "auto" wants more of them than reading its weight takes the time of.
-    Raises Unsupported where that was asked for and the weights or the GPU do not allow it.
-    """
-    made_for, target = getattr(weight, "activations", "none"), device.target
-    wanted = {"fp8-group": "w8a8", "nvfp4": "w4a4"}.get(made_for) if asked == "auto" else asked
-    if wanted not in ("w8a8", "w4a4"):
-        return None
-    why = _lacking(wanted, (lift, drop), target)
-    if asked == "auto":
-        units = Feature.FP8_MMA if wanted == "w8a8" else Feature.FP4_BLOCK_MMA
-        assert isinstance(weight, Quantized)
-        few = each <= memory_bound_rows(weight.select(0), device)
-        if why or few or target.missing(units):
-            return None
-    if why:
-        raise Unsupported(
-            "experts",
-            f"{wanted} on {target.name}, {lift}, {drop}",
-            {wanted: why},
-            'use another arithmetic, or "auto"',
-        )
-    return "fp8" if wanted == "w8a8" else "fp4"
-
-
-def _lacking(wanted: str, problems: tuple[Problem, Problem], target: Target) -> str | None:
-    """Why no kernel multiplies so; None where one does."""
-    if wanted == "w4a4" and target.missing(Feature.FP4_BLOCK_MMA):
-        return "the target has no matrix units that take block scales"
-    step = GROUP if wanted == "w8a8" else FP4_STEP
-    kind = "fp8-block" if wanted == "w8a8" else "nvfp4"
-    if all(regular(p) and p.kind == kind and p.k % step == p.group % GROUP == 0 for p in problems):
-        return None
-    blocks = f" and blocks of {GROUP} n" if wanted == "w8a8" else ""
-    return f"wants rows at multiples of 16 bytes, k of {step} n{blocks} columns"
+def _rows_read(weight: Weight, device: Device) -> int:
+    """Rows of x that take as long as reading one expert's weight."""
+    assert isinstance(weight, Quantized)
+    return memory_bound_rows(weight.select(0), device)
 
 
 def _problems(

@@ -1,0 +1,1 @@
+"""What GPU code a file, wheel or installed package holds, and where it runs."""

@@ -1,0 +1,1 @@
+"""Bytes of executables, fatbins, cubins and PTX, and the facts in them."""

@@ -1,0 +1,1 @@
+"""What an error message or an instruction means on NVIDIA GPUs: cause and cure."""
