@@ -145,8 +145,8 @@ def shown(entry: Entry) -> str:
     """One line of plain text."""
     return (
         f"{entry['product']} {entry['case']} ({entry['row']}): modelled "
-        f"{entry['modelled_us']:.1f} us by {entry['by']} (memory {entry['memory_us']:.1f}, instructions {entry['issue_us']:.1f}, "
-        f"matrix units {entry['units_us']:.1f})"
+        f"{entry['modelled_us']:.1f} us by {entry['by']} (memory {entry['memory_us']:.1f}, "
+        f"instructions {entry['issue_us']:.1f}, matrix units {entry['units_us']:.1f})"
     )
 
 

@@ -115,11 +115,11 @@ def linear_kernel(m: int, n: int, k: int, kind: Format, device: Device) -> tuple
         problem = linear.Problem(m, n, k, kind.linear, "fp8", group)
         return decision, _ask("linear", linear.EXPANDED, problem, target, linear.expanded_shared)
     if decision.arithmetic == "w8a8":
-        problem = linear.Problem(m, n, k, "fp8", "fp8", group)
+        problem = linear.Problem(m, n, k, "fp8", "fp8", group, boxes=k % 16 == 0)
         return decision, _ask("linear", linear.SCALED, problem, target, linear.scaled_shared)
     few = _few(device)
     zeros = kind.kind == "Int4Group"
-    problem = linear.Problem(m, n, k, kind.linear, "bf16", group, zeros, few)
+    problem = linear.Problem(m, n, k, kind.linear, "bf16", group, zeros, few, sms=device.sms)
     return decision, _ask("linear", linear.TABLE, problem, target, linear.shared)
 
 
@@ -136,10 +136,10 @@ def experts_kernel(
 ) -> tuple[str, Kernel]:
     """Experts of `tokens` rows: in which arithmetic, by which kernel (of the first product)."""
     pairs, target = max(1, tokens * topk), device.target
-    tall = moe.height(pairs, num_experts)
     factored = kind.group if kind.kind == "Int4Group" else BLOCK * (kind.kind == "Fp8Block")
-    lift = moe.Problem(kind.experts, "bf16", tall, width, hidden, True, factored, 2)
-    drop = moe.Problem(kind.experts, "bf16", tall, hidden, width, False, factored, 4)
+    lift = moe.Problem(kind.experts, "bf16", moe.SHORT, width, hidden, True, factored, 2)
+    drop = moe.Problem(kind.experts, "bf16", moe.SHORT, hidden, width, False, factored, 4)
+    lift, drop = moe.sized((lift, drop), pairs, num_experts, target)
     each = pairs / min(pairs, num_experts)
     expert = described(kind, 2 * width, hidden)
     arithmetic = f"w{expert.bits}a16"

@@ -3,7 +3,6 @@
 Nothing here waits for the device or reads a value: sizes come from shapes alone.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,6 +12,7 @@ from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import Weight
+from sparkwell.hardware.targets import Target
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import memory_bound_rows
@@ -23,18 +23,15 @@ from sparkwell.ops.moe.operand import Operand, operand
 from sparkwell.ops.moe.products import TYPES, Layout, Rows, bits, product, turned
 from sparkwell.ops.moe.schedule import (
     COMBINE,
-    FEW,
     SHORT,
     SORT,
     TABLE,
     CombineProblem,
     Problem,
     SortProblem,
-    height,
     narrowed,
-    regular,
     shared,
-    streams,
+    sized,
 )
 from sparkwell.ops.quantize import quantize_activations
 from sparkwell.ops.ragged import unit_stride
@@ -65,7 +62,7 @@ def experts_rows(
         return out
     ordered = x if up.order is None else x.index_select(1, up.order)
     device = device_of(x.device)
-    lift, drop = _problems(ordered, up, back, len(flat), device.target.sm)
+    lift, drop = _problems(ordered, up, back, len(flat), device.target)
     target, each = device.target, len(flat) / min(len(flat), num_experts)
     made_for, few = getattr(gate_up, "activations", "none"), partial(_rows_read, gate_up, device)
     if kind := narrow((lift, drop), made_for, target, arithmetic, each, few):
@@ -117,38 +114,25 @@ def _rows_read(weight: Weight, device: Device) -> int:
 
 
 def _problems(
-    x: torch.Tensor, up: Operand, back: Operand, pairs: int, sm: int
+    x: torch.Tensor, up: Operand, back: Operand, pairs: int, target: Target
 ) -> tuple[Problem, Problem]:
-    """Both products; of one tile height, since one table of tiles serves both."""
+    """Both products."""
     num_experts, width, inner = back.shape
     kind = TYPES[x.dtype]
     if any(o.kind == "float" and o.values.dtype != x.dtype for o in (up, back)):
         kind = "fp32"  # no tensor core multiplies two types
-    split = kind == "fp16" and "mxfp4" in (up.kind, back.kind)
-    tall = height(pairs, num_experts, split)
     half = x.element_size() if kind != "fp32" else 4
-    sizes = [(up, inner, width, True, half, x.stride(0) * x.element_size())]
-    sizes += [(back, width, inner, False, 4, inner * half)]
-    found = [
-        Problem(
-            o.kind,
-            kind,
-            tall,
-            n,
-            k,
-            gated,
-            o.factored,
-            size,
-            o.aligned and step % 16 == 0,
+
+    def problem(o: Operand, n: int, k: int, gated: bool, result: int, distance: int) -> Problem:
+        return Problem(
+            o.kind, kind, SHORT, n, k, gated, o.factored, result,
+            aligned=o.aligned and distance % 16 == 0,
             stacked=o.stacked and not interpreting(),
-        )
-        for o, n, k, gated, size, step in sizes
-    ]
-    if not all(map(regular, found)):
-        found = [replace(problem, height=SHORT) for problem in found]
-    elif pairs <= FEW * min(pairs, num_experts) and sm == 90 and all(map(streams, found)):
-        found = [replace(problem, height=SHORT // 2) for problem in found]
-    return found[0], found[1]
+        )  # fmt: skip
+
+    lift = problem(up, inner, width, True, half, x.stride(0) * x.element_size())
+    drop = problem(back, width, inner, False, 4, inner * half)
+    return sized((lift, drop), pairs, num_experts, target)
 
 
 def _tiles(

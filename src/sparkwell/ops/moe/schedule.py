@@ -131,6 +131,23 @@ def streams(p: Problem) -> bool:
     return p.kind == "nvfp4" and p.type in ("bf16", "fp16") and p.stacked and p.aligned and whole
 
 
+def sized(
+    pair: tuple[Problem, Problem], pairs: int, num_experts: int, target: Target
+) -> tuple[Problem, Problem]:
+    """Both products in tiles of one height, since one table of tiles serves both."""
+    if not all(map(regular, pair)):
+        tall = SHORT
+    elif (
+        pairs <= FEW * min(pairs, num_experts)
+        and not target.missing(Feature.WGMMA)
+        and all(map(streams, pair))
+    ):
+        tall = SHORT // 2
+    else:
+        tall = height(pairs, num_experts, any(p.kind == "mxfp4" and p.type == "fp16" for p in pair))
+    return replace(pair[0], height=tall), replace(pair[1], height=tall)
+
+
 def narrowed(p: Problem, kind: str, target: Target) -> Problem:
     """The same product of FP8 or NVFP4 operands.
 
