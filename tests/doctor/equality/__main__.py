@@ -2,6 +2,7 @@
 
     python tests/doctor/equality images FILE_OR_WHEEL ...       image lists and kernel names
     python tests/doctor/equality instructions [--most 300] FILE_OR_WHEEL ...    families by opcode
+    python tests/doctor/equality opcodes FILE_OR_WHEEL ...      the same, every opcode of every SM
     python tests/doctor/equality record wheels.json WHEEL ...   expected lists, for the tests
 
 cuobjdump and nvdisasm are taken from PATH, from the wheels nvidia-cuda-cuobjdump and
@@ -111,7 +112,7 @@ def record(out: Path, wheels: list[Path]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["images", "instructions", "record"])
+    parser.add_argument("what", choices=["images", "instructions", "opcodes", "record"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--most", type=int, default=300, help="cubins whose listing is compared")
     options = parser.parse_args()
@@ -120,7 +121,12 @@ def main() -> int:
     if options.what == "record":
         return record(options.paths[0], options.paths[1:])
     with tempfile.TemporaryDirectory() as folder:
-        return listing.compare(files(options.paths, Path(folder)), options.most)
+        found = files(options.paths, Path(folder))
+        return (
+            listing.cover(found)
+            if options.what == "opcodes"
+            else listing.compare(found, options.most)
+        )
 
 
 if __name__ == "__main__":

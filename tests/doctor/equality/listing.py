@@ -88,24 +88,49 @@ def cubins(path: Path) -> Iterator[tuple[str, memoryview]]:
         yield from kept
 
 
-def compare(files: Iterator[tuple[str, Path]], most: int) -> int:
-    """Compare up to `most` cubins, chosen evenly; returns 1 if any differs."""
-    chosen: list[tuple[str, str, bytes]] = []
-    dice, met = random.Random(5), 0
+Item = tuple[str, str, bytes]  # file, target, cubin
+
+
+def known(files: Iterator[tuple[str, Path]]) -> Iterator[Item]:
+    """The cubins whose instructions the doctor knows."""
     for name, path in files:
         for target, data in cubins(path):
-            if target.rstrip("af").isdigit() and int(target.rstrip("af")) < sass.FIRST_SM:
-                continue
-            met += 1
-            item = (name.split("!")[-1], target, bytes(data))
-            if len(chosen) < most:
-                chosen.append(item)
-            elif (place := dice.randrange(met)) < most:
-                chosen[place] = item
+            if cubin.target(elf.read_elf(View(data)))[0] >= sass.FIRST_SM:
+                yield name.split("!")[-1], target, bytes(data)
+
+
+def compare(files: Iterator[tuple[str, Path]], most: int) -> int:
+    """Compare up to `most` cubins, chosen evenly; returns 1 if any differs."""
+    chosen: list[Item] = []
+    dice, met = random.Random(5), 0
+    for item in known(files):
+        met += 1
+        if len(chosen) < most:
+            chosen.append(item)
+        elif (place := dice.randrange(met)) < most:
+            chosen[place] = item
     return report(chosen, met)
 
 
-def report(chosen: list[tuple[str, str, bytes]], met: int) -> int:
+def cover(files: Iterator[tuple[str, Path]]) -> int:
+    """Compare cubins that together hold every opcode of every SM that is met at all."""
+    smallest: dict[tuple[int, int], Item] = {}
+    met = 0
+    for item in known(files):
+        met += 1
+        whole = elf.read_elf(View(memoryview(item[2])))
+        sm, _ = cubin.target(whole)
+        for section in whole.sections:
+            if section.flags & EXECUTABLE and section.type != elf.NOBITS:
+                for opcode in sass.opcodes(whole.body(section, "code").data):
+                    held = smallest.get((sm, opcode))
+                    if held is None or len(item[2]) < len(held[2]):
+                        smallest[sm, opcode] = item
+    print(f"{len(smallest)} pairs of SM and 12-bit opcode")
+    return report(list({id(item): item for item in smallest.values()}.values()), met)
+
+
+def report(chosen: list[Item], met: int) -> int:
     wrong, total, targets = 0, Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "one.cubin"
