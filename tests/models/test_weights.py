@@ -125,6 +125,27 @@ def test_the_arithmetic_of_layers_is_told(
 # ---------------------------------------------------------------- stacks of experts
 
 
+@pytest.mark.parametrize(
+    ("target", "make", "how"),
+    [
+        ("sm_121", nvfp4, r"Nvfp4 stacks .* in w4a16 up to \d+ rows an expert, w4a4 above"),
+        ("sm_90", nvfp4, r"in w4a16 \(not w4a4: sm_90 has no FP4_BLOCK_MMA\)"),
+        ("sm_90", fp8_rows, r"Fp8Rows stacks .* in w8a16 \(made for activations 'fp8-token'\)"),
+        ("sm_90", int4, r"Int4Group stacks .* in w4a16 \(made for activations 'none'\)"),
+    ],
+)
+def test_the_arithmetic_of_experts_is_told(
+    opened: Callable, target: str, make: Make, how: str
+) -> None:
+    held, names = experts(lambda seed: make(256, 1024, seed=same_seed(make, seed)), 1)
+    weights, _ = opened(held, device="meta")
+    with as_target(target):
+        weights.stack(names, 256, 1024)
+        weights.stack(names, 256, 1024)
+    (told,) = weights.arithmetic
+    assert re.search(how, told) and weights.arithmetic[told] == 2 and not weights.remarks
+
+
 @every
 @pytest.mark.parametrize("rows", [1, 2])
 def test_stack(opened: Callable, make: Make, rows: int) -> None:

@@ -14,6 +14,7 @@ from sparkwell.checkpoints.reader import Checkpoint
 from sparkwell.checkpoints.schemes import read_weight, stored_bytes
 from sparkwell.checkpoints.survey import stored_weights
 from sparkwell.errors import BadCheckpoint, BadInput
+from sparkwell.formats.fp8 import Fp8Block, Fp8Rows
 from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import (
     QuantizedTensor,
@@ -27,6 +28,7 @@ from sparkwell.formats.weights import (
 from sparkwell.models.schemes import Scheme
 from sparkwell.ops.device import Device, device_of
 from sparkwell.ops.linear.arithmetic import decide, memory_bound_rows
+from sparkwell.ops.moe.decision import in_words
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 ANY = frozenset({"Fp8Block", "Fp8Rows", "Nvfp4", "Mxfp4", "Int4Group"})
@@ -186,7 +188,7 @@ class CheckpointWeights:
                 return self._stack_dense(rows, n, k, f"they can't be stacked, {why}")
         if pile.lost_scales:
             self.remarks[LOST_SCALES] += len(rows)
-        return pile.whole()
+        return self._noted(pile.whole())
 
     def _stack_in_scheme(self, rows: Sequence[Sequence[str]], n: int, k: int) -> Weight:
         """Each expert's weights are joined first: they share blocks, and a factor of the tensor."""
@@ -195,7 +197,16 @@ class CheckpointWeights:
             parts = [self._read(f"{name}.weight", (n, k)).to(self.device) for name in row]
             pile.put([self._in_scheme(row, torch.cat([dequantize(part) for part in parts]))])
         whole = pile.whole()
-        return whole if kind(whole) in self.kept_experts else self._widened(whole, NO_KERNEL)
+        if kind(whole) in self.kept_experts:
+            return self._noted(whole)
+        return self._widened(whole, NO_KERNEL)
+
+    def _noted(self, stack: QuantizedTensor) -> QuantizedTensor:
+        """The stack; how a GPU multiplies it goes to the log."""
+        if torch.device(self.device).type != "cpu":
+            how = experts_arithmetic_of(stack, device_of(torch.device(self.device)))
+            self.arithmetic[f"{kind(stack)} stacks of experts are multiplied in {how}"] += 1
+        return stack
 
     def _stack_dense(self, rows: Sequence[Sequence[str]], n: int, k: int, why: str) -> torch.Tensor:
         shape = (len(rows), len(rows[0]), n, k)
@@ -268,6 +279,14 @@ def arithmetic_of(weight: QuantizedTensor, device: Device) -> str:
         return f"{few.arithmetic} ({few.why})"
     rows = memory_bound_rows(weight, device)
     return f"{few.arithmetic} up to {rows} rows of x, {many.arithmetic} above"
+
+
+def experts_arithmetic_of(stack: QuantizedTensor, device: Device) -> str:
+    """In which arithmetic `experts` multiplies few rows of x an expert, and many; and why."""
+    one = stack.select(0)
+    bits = 8 if isinstance(stack, Fp8Block | Fp8Rows) else 4
+    made_for = getattr(stack, "activations", "none")
+    return in_words(bits, made_for, device.target, lambda: memory_bound_rows(one, device))
 
 
 def _named(dtype: torch.dtype) -> str:

@@ -7,6 +7,8 @@ from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.moe.schedule import FP4_STEP, GROUP, Problem, regular
 
 Pair = tuple[Problem, Problem]
+MADE_FOR = {"fp8-group": "w8a8", "nvfp4": "w4a4"}  # activations: arithmetic that takes them
+UNITS = {"w8a8": Feature.FP8_MMA, "w4a4": Feature.FP4_BLOCK_MMA}  # that gain by it
 
 
 def narrow(
@@ -19,14 +21,12 @@ def narrow(
     rows that take as long as reading a weight.
     Raises Unsupported where that was asked for and the weights or the GPU do not allow it.
     """
-    wanted = {"fp8-group": "w8a8", "nvfp4": "w4a4"}.get(made_for) if asked == "auto" else asked
-    if wanted not in ("w8a8", "w4a4"):
+    wanted = MADE_FOR.get(made_for) if asked == "auto" else asked
+    if wanted not in UNITS:
         return None
     why = _lacking(wanted, pair, target)
-    if asked == "auto":
-        units = Feature.FP8_MMA if wanted == "w8a8" else Feature.FP4_BLOCK_MMA
-        if why or target.missing(units) or each <= few():
-            return None
+    if asked == "auto" and (why or target.missing(UNITS[wanted]) or each <= few()):
+        return None
     if why:
         raise Unsupported(
             "experts",
@@ -35,6 +35,17 @@ def narrow(
             'use another arithmetic, or "auto"',
         )
     return "fp8" if wanted == "w8a8" else "fp4"
+
+
+def in_words(bits: int, made_for: str, target: Target, few: Callable[[], int]) -> str:
+    """What "auto" does with weights of so many bits: for a log.  few: as `narrow` has it."""
+    plain, wanted = f"w{bits}a16", MADE_FOR.get(made_for)
+    if wanted is None:
+        return f"{plain} (made for activations {made_for!r})"
+    if missing := target.missing(UNITS[wanted]):
+        names = ", ".join(str(feature.name) for feature in missing)
+        return f"{plain} (not {wanted}: {target.name} has no {names})"
+    return f"{plain} up to {few()} rows an expert, {wanted} above"
 
 
 def _lacking(wanted: str, pair: Pair, target: Target) -> str | None:
