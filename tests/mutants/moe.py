@@ -83,5 +83,5 @@ MUTANTS = [
         "x_scale_ptr, source, stride_xs, half",
     ),
     ("ops/moe/products.py", "return 256 * 256 if both else 256", "return 256"),
-    ("ops/moe/decision.py", " or each <= few():", ":"),
+    ("ops/moe/decision.py", " or each <= few()):", "):"),
 ]

@@ -11,11 +11,7 @@ MUTANTS = [
     (SCHEMES, "any(part in name for part in self.spares)", "any(self.spares)"),
     (WEIGHTS, "if k % scheme.step:", "if k % 8:"),
     (WEIGHTS, "self.remarks[stays] += len(names)", "self.remarks[stays] += 1"),
-    (
-        WEIGHTS,
-        "return whole if kind(whole) in self.kept_experts else",
-        "return whole if whole else",
-    ),
+    (WEIGHTS, "if kind(whole) in self.kept_experts:", "if whole is not None:"),
     (WEIGHTS, "pile.put([self._in_scheme(row,", "pile.put([self._in_scheme(row[:1],"),
     (LOAD, "if stored := survey(checkpoint).weights:", "if stored := {}:"),
     (LOAD, "held[storage.data_ptr()] =", "held[id(thing)] ="),

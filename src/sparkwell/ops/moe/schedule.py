@@ -271,13 +271,12 @@ def _streams(name: str, s: Schedule, gated: bool) -> list[Row]:
     return [Row(name, s, frozenset({90}), when, serves, HMMA)]
 
 
-def _odd(name: str, s: Schedule, exact: bool) -> list[Row]:
+def _odd(name: str, s: Schedule, units: _Units, *, exact: bool = False) -> list[Row]:
     def when(p: Problem) -> bool:
         fits = p.height == s.block_m and p.group % 16 == 0
         return fits and p.type in (("fp32",) if exact else ("bf16", "fp16"))
 
     serves = f"{'fp32' if exact else '16-bit'} operands, groups of 16 n, tiles of {s.block_m}"
-    units = (("", EVERY, NO_MMA),) if exact else _UNITS
     return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
 
 
@@ -305,6 +304,7 @@ TABLE: tuple[Row, ...] = (
     *_streams("fp4-streamed-16", Schedule(16, 128, 256, 4, 2, True, 3), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
     *_rows("fp4-16",       Schedule(16, 64, 128, 4, 4),  _FP4, units=_LATER),
+    *_rows("mxfp4-16",     Schedule(16, 64, 64, 8, 5),   _FP4[1:2], units=(_SYNC,)),
     *_rows("bytes-16",     Schedule(16, 64, 64, 4, 5),   _FP8 + _FP4),
     *_rows("fp4-64",       Schedule(64, 64, 64, 4, 3),   _FP4),
     *_rows("fp4-128",      Schedule(128, 64, 64, 8, 3),  _FP4, True, _LATER),
@@ -324,8 +324,9 @@ TABLE: tuple[Row, ...] = (
     *_rows("w4a4-64",      Schedule(64, 128, 128, 8, 3), _FP4[:1], None, _FOUR, narrow="fp4"),
     *_rows("w4a4-128",     Schedule(128, 64, 256, 8, 3), _FP4[:1], True, _FOUR[:1], narrow="fp4"),
     *_rows("w4a4-wide",    Schedule(128, 128, 128, 8, 3), _FP4[:1], False, _FOUR[:1], narrow="fp4"),
-    *_odd("odd",           Schedule(16, 64, 0, 4), False),
-    *_odd("exact",         Schedule(16, 16, 0, 4), True),
+    *_odd("odd",           Schedule(16, 64, 0, 8), (_SYNC,)),
+    *_odd("odd",           Schedule(16, 64, 0, 4), _LATER),
+    *_odd("exact",         Schedule(16, 16, 0, 4), (("", EVERY, NO_MMA),), exact=True),
 )
 
 SORT: tuple[Row, ...] = (

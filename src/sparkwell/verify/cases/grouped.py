@@ -37,8 +37,12 @@ def _inputs(
     layout: str,
     alignment: int,
     add: bool,
+    wide: bool,
 ) -> Inputs:
-    """space: rows of a group for "counted", otherwise rows after the last group's."""
+    """space: rows of a group for "counted", otherwise rows after the last group's.
+
+    wide: the result is fp32.
+    """
     padded = [-(-count // alignment) * alignment for count in counts]
     total = sum(padded) + space
     shape: tuple[int, ...]
@@ -58,7 +62,9 @@ def _inputs(
         x[groups < 0] = float("nan")
     inputs: Inputs = {"x": x, "weight": weight(make, form, len(counts), n, k), "groups": groups}
     if add:
-        inputs |= {"add": torch.ones(*shape, n, device=make.device), "out_dtype": torch.float32}
+        inputs["add"] = torch.ones(*shape, n, device=make.device)
+    if add or wide:
+        inputs["out_dtype"] = torch.float32
     return inputs | {"layout": layout, "alignment": alignment}
 
 
@@ -84,14 +90,15 @@ def _case(
     alignment: int = 16,
     space: int = 0,
     add: bool = False,
+    wide: bool = False,
     size: str = "small",
 ) -> Case:
     make = partial(
         _inputs, counts=counts, space=space, n=n, k=k, form=form, dtype=dtype, layout=layout,
-        alignment=alignment, add=add,
+        alignment=alignment, add=add, wide=wide,
     )  # fmt: skip
     num = f"{sum(counts)}in{len(counts)}x{alignment}"
-    name = f"{layout}-{num}-{n}x{k}-{form}-{dtype}{'-add' * add}"
+    name = f"{layout}-{num}-{n}x{k}-{form}-{dtype}{'-add' * add}{'-wide' * wide}"
     tolerance = ("matmul", "fp32" if dtype == "fp32" else "bf16")
     return Case("grouped_linear", name, make, size, check=partial(_check, tolerance=tolerance))
 
@@ -112,6 +119,8 @@ CASES: tuple[Case, ...] = (
     _case((130,), 64, 128, "fp8-block", "fp8", "ends", alignment=128),
     _case((3, 9), 50, 192, "fp8-block", "fp8", "counted", space=9),  # k ends inside a group
     _case((200,), 64, 192, "fp8-block", "fp8", "ends", alignment=128),
+    _case((200,), 64, 192, "fp8-block", "fp8", "ends", alignment=128, add=True),
+    _case((130,), 200, 256, "fp8-block", "fp8", "rows", alignment=128, wide=True),
     _case((3, 20), 136, 256, "nvfp4", "fp4", "counted", space=20),
     _case((40, 70), 72, 512, "nvfp4", "fp4", "ends", alignment=64),
     _case((130,), 136, 256, "nvfp4", "fp4", "rows", alignment=128),
