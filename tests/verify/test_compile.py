@@ -213,6 +213,25 @@ def test_one_case_a_row_prefers_published_shapes() -> None:
     assert {use.case.size for use in few if use.choice.row.name == "short"} == {"model"}
 
 
+def test_forms_of_a_row_are_compiled_on_each_target_or_on_one() -> None:
+    uses = record(cases_of(["experts"]), targets_named(["sm_80", "sm_121"])).uses
+
+    def met(every: bool) -> dict[tuple[str, str], set[str]]:
+        found: dict[tuple[str, str], set[str]] = {}
+        for use in one_a_row(uses, every_form=every):
+            form = getattr(use.choice.problem, "form", "")
+            found.setdefault((use.choice.row.name, form), set()).add(use.target.name)
+        return found
+
+    both, one = met(True), met(False)
+    assert both.keys() == one.keys() and all(one[key] <= both[key] for key in one)
+    form = ("bytes-16", "int4 by bf16")
+    assert both[form] == {"sm_80", "sm_121"} and one[form] == {"sm_121"}
+    for row in {row for row, _ in both}:  # each row still on each of its targets
+        targets = [set().union(*(m[key] for key in m if key[0] == row)) for m in (both, one)]
+        assert targets[0] == targets[1]
+
+
 def test_names() -> None:
     assert [one.name for one in targets_named(None)] == list(USUAL)
     assert len(targets_named(["all"])) == 8 and targets_named(["121"])[0].name == "sm_121"

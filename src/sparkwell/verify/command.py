@@ -86,7 +86,9 @@ def verify_compiled(options: Options, progress: Progress | None = None) -> Repor
     targets = targets_named(options.targets)
     cases = cases_of(options.ops)
     matrix = record(cases, targets)
-    uses = matrix.uses if options.full else one_a_row(matrix.uses)
+    uses = matrix.uses
+    if not options.full:  # where no target is named, a short run is meant
+        uses = one_a_row(uses, every_form=bool(options.targets))
     built = build_all([use.unit for use in uses], jobs=options.jobs, progress=progress)
     asked = {case.op for case in cases}
     others = {case.op for case in all_cases()} - asked

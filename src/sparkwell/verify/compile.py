@@ -177,7 +177,7 @@ def _read(cubin: bytes) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        listing = _tool(knobs.nvidia.nvdisasm.path, "-c", str(path))
+        listing = _tool(knobs.nvidia.nvdisasm.path, "-c", "-ndf", str(path))
         resources = _tool(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path))
     counts = Counter(_INSTRUCTION.findall(listing))
     found = _RESOURCES.findall(resources)

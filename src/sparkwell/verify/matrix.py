@@ -26,6 +26,9 @@ from sparkwell.verify.compile import Unit, specialise
 USUAL = ("sm_80", "sm_90", "sm_100", "sm_121")
 
 
+Place = tuple[object, ...]  # what one case is enough for
+
+
 @dataclass(frozen=True)
 class Use:
     """One kernel that a case launches on a target, and the choice that led to it."""
@@ -146,19 +149,32 @@ def _launches(case: Case, inputs: Mapping[str, Any], one: Target) -> list[Use]:
     ]
 
 
-def one_a_row(uses: Sequence[Use]) -> tuple[Use, ...]:
-    """Of each row on each target, and of each form of its problems where they name one, the
-    launches of one case: that of a published shape, if any."""
-    chosen: dict[tuple[str, str, int, str, str], str] = {}
+def one_a_row(uses: Sequence[Use], *, every_form: bool = True) -> tuple[Use, ...]:
+    """Of each row on each target, the launches of one case: that of a published shape, if any.
+
+    Rows whose problems name a form (formats of operands: code of its own) give one case of each;
+    every_form=False: on the last target only, on the others one case of a row.
+    """
     sizes = ("model", "timed", "small")
-    for use in sorted(uses, key=lambda use: sizes.index(use.case.size)):  # a stable sort
-        chosen.setdefault(_place(use), use.case.name)
-    return tuple(use for use in uses if chosen[_place(use)] == use.case.name)
+    ordered = sorted(uses, key=lambda use: sizes.index(use.case.size))  # a stable sort
+    rows: dict[Place, Use] = {}
+    forms: dict[Place, Use] = {}
+    for use in ordered:
+        rows.setdefault((*_place(use), use.target.sm), use)
+        forms.setdefault((*_place(use), use.target.sm, _form(use)), use)
+    if not every_form:
+        last = uses[-1].target.sm if uses else 0  # in each case targets come in their order
+        forms = {key: use for key, use in forms.items() if use.target.sm == last}
+    taken = {(*_place(u), u.target.sm, u.case.name) for u in (*rows.values(), *forms.values())}
+    return tuple(use for use in uses if (*_place(use), use.target.sm, use.case.name) in taken)
 
 
-def _place(use: Use) -> tuple[str, str, int, str, str]:
-    form = getattr(use.choice.problem, "form", "")
-    return use.case.op, use.choice.op, use.target.sm, use.choice.row.name, form
+def _place(use: Use) -> tuple[str, str, str]:
+    return use.case.op, use.choice.op, use.choice.row.name
+
+
+def _form(use: Use) -> str:
+    return getattr(use.choice.problem, "form", "")
 
 
 def unreached(
