@@ -4,6 +4,7 @@ A quantized weight is a frozen dataclass of tensors.  Leading dimensions `...` a
 experts; all kinds store [..., n, k] row by row, k being what a product sums over.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -17,7 +18,7 @@ Activations = Literal["none", "fp8-token", "fp8-tensor", "fp8-group", "nvfp4", "
 
 
 @dataclass(frozen=True, eq=False)
-class Quantized:
+class Quantized(ABC):
     """Base of the kinds; a kind lists in ROWS its tensors whose dimension after `...` counts rows.
 
     Of the other tensors, `input_scale` has one value a weight and `order` serves a whole stack.
@@ -26,13 +27,13 @@ class Quantized:
     ROWS: ClassVar[tuple[str, ...]] = ()
 
     @property
+    @abstractmethod
     def shape(self) -> torch.Size:
         """Shape of the weight itself, [..., n, k]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The weight, computed in fp32 and rounded once; [..., n, k]."""
-        raise NotImplementedError
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors it consists of, by the names of its fields."""

@@ -115,7 +115,9 @@ def linear_kernel(m: int, n: int, k: int, kind: Format, device: Device) -> tuple
         problem = linear.Problem(m, n, k, kind.linear, "fp8", group)
         return decision, _ask("linear", linear.EXPANDED, problem, target, linear.expanded_shared)
     if decision.arithmetic == "w8a8":
-        problem = linear.Problem(m, n, k, "fp8", "fp8", group, boxes=k % 16 == 0)
+        problem = linear.Problem(
+            m, n, k, "fp8", "fp8", group, sms=device.sms, boxes=k % 16 == 0
+        )  # fmt: skip
         return decision, _ask("linear", linear.SCALED, problem, target, linear.scaled_shared)
     few = _few(device)
     zeros = kind.kind == "Int4Group"

@@ -152,8 +152,9 @@ def _fp8(
     group_n = weight.block[0] if isinstance(weight, Fp8Block) else 1
     boxes = copyable(x.values, weight.values) and not (group and group_n % 128)
     problem = Problem(
-        m, n, k, "fp8", "fp8", group, boxes=boxes, result=torch.finfo(out_dtype).bits // 8
-    )
+        m, n, k, "fp8", "fp8", group, sms=device_of(x.device).sms, boxes=boxes,
+        result=torch.finfo(out_dtype).bits // 8,
+    )  # fmt: skip
     run = _run(SCALED, scaled_shared, problem, x, out_dtype)
     bias = None if bias is None else unit_stride(bias)
     if run.choice.schedule.roles and run.choice.schedule.block_m <= 64 and not interpreting():

@@ -230,7 +230,7 @@ def _wide(p: Problem) -> bool:
 
 
 def _tiles(p: Problem) -> int:
-    """Tiles of 128 x 128: a Hopper GPU's SMs take 132 at a time."""
+    """Tiles of 128 x 128, of which an SM takes one at a time."""
     return -(-p.m // 128) * -(-p.n // 128)
 
 
@@ -331,8 +331,8 @@ SCALED: tuple[Row, ...] = (
     Row("few-16-low", Schedule(32, 16, 128, 4, 11, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and p.n <= LOW and _wide(p), "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
     Row("few-16", Schedule(64, 16, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and _wide(p), "at most 16 rows that the copy engine reads", QGMMA),
     Row("few-64", Schedule(64, 64, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 64 and _wide(p) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
-    Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and _tiles(p) <= 33, "rows that the copy engine reads, at most 33 tiles of 128 x 128", QGMMA),
-    Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= 132, "rows that the copy engine reads, at most 132 tiles of 128 x 128", QGMMA),
+    Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and 4 * _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for four SMs", QGMMA),
+    Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for an SM", QGMMA),
     Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA),
     Row("roles-wide", Schedule(256, 128, 128, 4, 3, roles=True), HOPPER, _boxed, "rows that the copy engine reads", QGMMA),
     Row("blocks-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, _grouped(16), "FP8 in groups of 128, at most 16 rows", f"{HMMA}|{QMMA}"),
