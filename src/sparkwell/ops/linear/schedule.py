@@ -328,9 +328,9 @@ TABLE: tuple[Row, ...] = (
 )
 
 SCALED: tuple[Row, ...] = (
-    Row("few-16-low", Schedule(32, 16, 128, 4, 11, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and p.n <= LOW and _wide(p), "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
-    Row("few-16", Schedule(64, 16, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and _wide(p), "at most 16 rows that the copy engine reads", QGMMA),
-    Row("few-64", Schedule(64, 64, 128, 4, 9, roles=True), HOPPER, lambda p: p.boxes and p.m <= 64 and _wide(p) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
+    Row("few-16-low", Schedule(32, 16, 128, 4, 12, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and p.n <= LOW and _wide(p), "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
+    Row("few-16", Schedule(64, 16, 128, 4, 10, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and _wide(p), "at most 16 rows that the copy engine reads", QGMMA),
+    Row("few-64", Schedule(64, 64, 128, 4, 10, roles=True), HOPPER, lambda p: p.boxes and p.m <= 64 and _wide(p) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
     Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and 4 * _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for four SMs", QGMMA),
     Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for an SM", QGMMA),
     Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA),

@@ -5,6 +5,8 @@
 A block has COLS outputs of all rows, so that nothing is added up behind it; many small tiles of the
 weight are on their way at a time.  The groups of four warps take every other step of 128 columns,
 whose products start from zero and are added in fp32; the second group's sums go to the first.
+The number of stages is even, so that a stage is always read by the same group: a barrier's parity
+tells a group its next turn from its last one, but not from one that the other group waits for.
 Rows that are not there are never copied: what a matrix instruction reads for them, it writes to
 sums that nothing reads.
 """
@@ -76,6 +78,7 @@ def _multiply(
     row = gl.arange(0, TALL, of_row)
     i = 0
     odd = 0  # whether this tile is
+    gl.static_assert(STAGES % 2 == 0)
     for tile in range(gl.program_id(0), tiles, gl.num_programs(0)):
         column = tile * COLS
         if not BY_ROW:
@@ -86,7 +89,7 @@ def _multiply(
             )  # fmt: skip
             gl.barrier()
         sums = zeros
-        for step in range(G, steps, 2):
+        for step in range(G ^ (i & 1), steps, 2):
             place = i + step
             stage, turn = place % STAGES, (place // STAGES) & 1
             mbarrier.wait(ready.index(stage), turn)
