@@ -124,7 +124,7 @@ def test_objects_are_linked_only_where_nothing_else_loads() -> None:
     assert one("sm_80", objects, linked).verdict is V.NATIVE
     found = one("sm_121", objects, linked)
     assert (found.verdict, found.rule) == (V.LINK, "relocatable")
-    assert found.reason == "the driver links its compute_80 PTX objects, by nvcc's manual"
+    assert found.reason == "the driver links its compute_80 PTX objects when the library is loaded"
     assert one("sm_75", objects, linked).verdict is V.REFUSED
     # In one fatbin, too.
     both = [image("sass", "90", "k", relocatable=True), image("ptx", "80", "k")]

@@ -266,8 +266,9 @@ def loading(code: Code, gpu: Target) -> Loading:
 def preference(code: Code) -> tuple[bool, int, int]:
     """Among images that load the driver takes the largest of these: machine code, then newest.
 
-    From the CUDA programming guide, but for the order of suffixes, which nobody documents: it was
-    not tried, and matters for the words of a verdict alone, since both load.
+    From the CUDA programming guide, but for the order of suffixes, which nobody documents: an H200
+    took 90a before 90, as machine code and as PTX; where "f" stands was not tried, and matters for
+    the words of a verdict alone, since all load.
     """
     return code.kind == "sass", code.sm, ("", "f", "a").index(code.suffix)
 

@@ -177,7 +177,7 @@ def _candidates(images: Iterable[Image], gpu: Target) -> tuple[list[_Candidate],
         kernels = {kernel.name: kernel for kernel in image.kernels or ()}
         how = loading(code, gpu)
         if image.relocatable and how.verdict.runs:
-            reason = f"the driver links its {code.name} objects, by nvcc's manual"
+            reason = f"the driver links its {code.name} objects when the library is loaded"
             how = Loading(Verdict.LINK, reason, "relocatable")
         found.append(_Candidate(image, code, how, kernels))
     return found, wrong
