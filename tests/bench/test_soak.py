@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from bench.fakes import FakeClock
-from sparkwell.bench.soak import Shape, Tensors, Workload, attention_step, soak, sparse_decode
+from sparkwell.bench.soak import Tensors, Workload, soak
+from sparkwell.bench.soaked_attention import Shape, attention_step, sparse_decode
+from sparkwell.bench.soaked_layers import Experts, Layer, expert_layers, linear_layers
 from sparkwell.errors import SparkwellError
 
 CPU = torch.device("cpu")
@@ -15,7 +17,7 @@ SHAPE = Shape(requests=2, heads=2, index_heads=2, topk=6, context=20, page_size=
 
 
 def run(work: Workload, replays: int = 7, clock: FakeClock | None = None):
-    return soak(work, replays, clock or FakeClock(), shape=SHAPE, sync=lambda: None)
+    return soak(work, replays, clock or FakeClock(), sync=lambda: None)
 
 
 @pytest.mark.parametrize("build", [sparse_decode, attention_step])
@@ -23,6 +25,37 @@ def test_the_same_inputs_give_the_same_bits(build) -> None:
     result = run(build(SHAPE, CPU, "reference"))
     assert (result.replays, result.mismatches, result.distinct) == (7, 0, 3)
     assert result.shape["topk"] == 6
+
+
+LAYERS = (Layer("fp8-block", "w8a8", 130, 256, (1, 3)), Layer("nvfp4", "w4a16", 24, 64, (2,)))
+EXPERTS = Experts(4, 2, 128, 128, tokens=(1, 3))
+
+
+def layers() -> Workload:
+    return linear_layers(LAYERS, 3, CPU, "reference")
+
+
+def expert_rows() -> Workload:
+    return expert_layers(EXPERTS, 3, CPU, "reference")
+
+
+@pytest.mark.parametrize("build", [layers, expert_rows])
+def test_layers_of_the_same_inputs_give_the_same_bits(build) -> None:
+    result = run(build())
+    assert (result.replays, result.mismatches, result.distinct) == (7, 0, 3)
+    assert result.shape["sets"] == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [(layers, "0-3"), (layers, "1-2"), (expert_rows, "nvfp4-3"), (expert_rows, "fp8-block-1"),
+     (expert_rows, "ids-1")],
+)  # fmt: skip
+def test_a_wrong_layer_is_not_soaked(build, name: str) -> None:
+    work = build()
+    wrong = replace(work, run=lambda x: work.run(x) | {name: work.run(x)[name] + 1})
+    with pytest.raises(AssertionError, match="other experts" if "ids" in name else "rows|-"):
+        run(wrong)
 
 
 @pytest.mark.parametrize("name", ["out", "lse", "max_logits", "slots"])

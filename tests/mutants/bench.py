@@ -1,5 +1,6 @@
 """Bugs in how times are taken, compared and written down."""
 
+INTERPRET = False
 TESTS = ["tests/bench"]
 MUTANTS = [
     ("bench/protocol.py", "COLD * l2_bytes /", "l2_bytes /"),
@@ -15,7 +16,15 @@ MUTANTS = [
     ("bench/peers.py", "y.contiguous() for", "y for"),
     ("bench/soak.py", "wrong.add_(total != expected)", "wrong.add_(total == expected)"),
     ("bench/soak.py", "* w).sum() for", ").sum() for"),
-    ("bench/soak.py", "own = request + number * n", "own = request"),
+    ("bench/soaked_attention.py", "own = request + number * n", "own = request"),
+    ("bench/soaked_layers.py", "got[name].equal(want)", "True"),
+    ("bench/soaked_layers.py", "make = Maker(device, seed=seed)\n        return", "return"),
+    ("bench/soaked_layers.py", 'want[name], "matmul"', 'got[name], "matmul"'),
+    (
+        "bench/soaked_layers.py",
+        'assert_matches(got[name], want, "exp',
+        'assert_matches(want, want, "exp',
+    ),
     ("bench/soak.py", "work.check(static, work.run(static))", "work.run(static)"),
     ("bench/cases.py", 'entry["ratio"] >= entry["want"]', 'entry["ratio"] > 0'),
     ("bench/modelled.py", "-(-problem.m // tall) * tall", "problem.m"),

@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     two = verbs.add_parser("soak", parents=[common], help="replay one graph a million times")
     two.add_argument("--replays", type=int, default=1_000_000, help="of sparse decode")
     two.add_argument("--steps", type=int, default=100_000, help="of the whole attention step")
+    two.add_argument("--layers", type=int, default=30_000, help="of linear layers and of experts")
     four = verbs.add_parser("perplexity", parents=[common], help="of a held-out text")
     four.add_argument("model", help="folder, Hub id or packaged name")
     four.add_argument("--text", type=Path, required=True, help="file of held-out text, UTF-8")
@@ -64,7 +65,7 @@ def main(words: list[str]) -> int:
             entries = command.perplexity(found.model, found.text, found.scheme, **options)
             failures = []
         else:
-            entries, failures = command.soaks(found.replays, found.steps, **options)
+            entries, failures = command.soaks(found.replays, found.steps, found.layers, **options)
     except SparkwellError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

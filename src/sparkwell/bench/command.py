@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from sparkwell.bench.kernels import Entry, append, compile_first, here, run_line
 from sparkwell.bench.machine import surroundings
 from sparkwell.bench.perplexity import Progress, measure
 from sparkwell.bench.protocol import CudaClock
-from sparkwell.bench.soak import Shape, attention_step, soak, sparse_decode
+from sparkwell.bench.soak import Workload, soak
+from sparkwell.bench.soaked_attention import Shape, attention_step, sparse_decode
+from sparkwell.bench.soaked_layers import LAYERS, Experts, expert_layers, linear_layers
 from sparkwell.bench.table import render
 from sparkwell.checkpoints.locate import locate
 from sparkwell.errors import BadInput, SparkwellError
@@ -22,6 +25,7 @@ from sparkwell.verify.records import surroundings as versions
 from sparkwell.verify.retarget import target_here
 
 Say = Callable[[str], None]
+SETS = 16  # of inputs of linear layers and experts that are soaked
 DOCUMENTS = {
     "speed": render,
     "perplexity": perplexities.render,
@@ -47,21 +51,22 @@ def kernels(
 
 
 def soaks(
-    replays: int, steps: int, *, out: Path | None, commit: str | None, say: Say
+    replays: int, steps: int, layers: int, *, out: Path | None, commit: str | None, say: Say
 ) -> tuple[list[Entry], list[str]]:
-    """Sparse decode `replays` times, the whole attention step `steps` times.  -> as `kernels`."""
+    """Sparse decode `replays` times, the whole attention step `steps` times, linear layers and
+    experts `layers` times.  -> as `kernels`."""
     if not torch.cuda.is_available():
         raise SparkwellError("bench soak: no CUDA device here")
-    device, shape = torch.device("cuda", torch.cuda.current_device()), Shape()
+    device = torch.device("cuda", torch.cuda.current_device())
     entries, failures = [], []
-    for build, count in ((sparse_decode, replays), (attention_step, steps)):
+    for name, (build, count) in _workloads(device, replays, steps, layers).items():
         if not count:
             continue
         try:
-            work = build(shape, device, "kernel")
-            result = soak(work, count, CudaClock(), shape=shape, sync=torch.cuda.synchronize)
+            work = build()
+            result = soak(work, count, CudaClock(), sync=torch.cuda.synchronize)
         except (AssertionError, SparkwellError, RuntimeError) as error:
-            failures.append(f"{build.__name__}: {error}")
+            failures.append(f"{name}: {error}")
             say(f"FAILED {failures[-1]}")
             continue
         entries.append({"op": result.soak} | asdict(result) | surroundings(commit))
@@ -69,11 +74,24 @@ def soaks(
             f"{result.soak}: {result.replays} replays of {result.us_per_replay} us, "
             f"{result.mismatches} not bitwise equal, {result.distinct} distinct sets"
         )
-        if result.mismatches or result.distinct < shape.sets:
+        if result.mismatches or result.distinct < len(work.sets):
             failures.append(f"{result.soak}: {result.mismatches} mismatches")
         if out is not None:
             append(out, entries[-1])
     return entries, failures
+
+
+def _workloads(
+    device: torch.device, replays: int, steps: int, layers: int
+) -> dict[str, tuple[Callable[[], Workload], int]]:
+    """What is soaked, by name, and how often."""
+    shape, to = Shape(), (device, "kernel")
+    return {
+        "sparse_decode": (partial(sparse_decode, shape, *to), replays),
+        "attention_step": (partial(attention_step, shape, *to), steps),
+        "linear_layers": (partial(linear_layers, LAYERS, SETS, *to), layers),
+        "expert_layers": (partial(expert_layers, Experts(), SETS, *to), layers),
+    }
 
 
 def perplexity(

@@ -41,6 +41,7 @@ def kernels(
 def soak(
     replays: Annotated[int, typer.Option(min=0, help="Of sparse decode.")] = 1_000_000,
     steps: Annotated[int, typer.Option(min=0, help="Of the whole attention step.")] = 100_000,
+    layers: Annotated[int, typer.Option(min=0, help="Of linear layers and of experts.")] = 30_000,
     out: Out = None,
     commit: Commit = None,
     as_json: options.Json = False,
@@ -49,7 +50,7 @@ def soak(
     """Replay one CUDA graph with changing inputs; the same inputs must give the same bits."""
     command = _command()
     say = note if as_json else _line
-    _end(command.soaks(replays, steps, out=out, commit=commit, say=say), as_json)
+    _end(command.soaks(replays, steps, layers, out=out, commit=commit, say=say), as_json)
 
 
 def modelled(
