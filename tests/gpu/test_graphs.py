@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparkwell.errors import Unsupported
 from sparkwell.formats.quantized import Quantized
 from sparkwell.ops.launch import interpreting
 from sparkwell.verify.case import Case, Maker
@@ -28,7 +29,10 @@ def tensors(out: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.op}-{c.name}")
 def test_a_captured_call_gives_the_same_bits(case: Case) -> None:
     inputs = case.make(Maker(torch.device("cuda")))
-    eager = [x.clone() for x in tensors(case.call(inputs, "kernel"))]
+    try:
+        eager = [x.clone() for x in tensors(case.call(inputs, "kernel"))]
+    except Unsupported as error:
+        pytest.skip(str(error))
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -45,5 +49,5 @@ def test_a_captured_call_gives_the_same_bits(case: Case) -> None:
     torch.cuda.synchronize()
     assert eager
     for before, after in zip(eager, captured, strict=True):
-        # As bytes: NaN equals NaN.
-        assert torch.equal(before.view(torch.uint8), after.contiguous().view(torch.uint8))
+        # As bytes: NaN equals NaN.  Some scales lie column by column.
+        assert torch.equal(*(x.contiguous().view(torch.uint8) for x in (before, after)))

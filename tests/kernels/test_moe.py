@@ -217,8 +217,16 @@ def test_nvfp4_operands_need_their_units() -> None:
     some = (make.randn(2, 256), torch.zeros(2, 1, dtype=torch.int64), make.randn(2, 1))
     with as_target("sm_90"), pytest.raises(Unsupported, match="no matrix units that take block"):
         experts(*some, up, down, arithmetic="w4a4", backend="kernel")
-    with as_target("sm_121"), pytest.raises(Unsupported, match="wants rows at .* k of 256 n"):
-        experts(*some, up, down, arithmetic="w4a4", backend="kernel")
+    half = (some[0].to(torch.bfloat16), *some[1:])
+    short = [weight(make, "fp8-block-64", 2, 256, n) for n in (256, 128)]
+    refusals = (
+        (some, up, down, "w4a4", "gate_up: wants bf16 or fp16 x and rows at multiples of 16"),
+        (half, up, down, "w4a4", "row of down has 128 columns, wants a multiple of 256"),
+        (half, *short, "w8a8", "scale of gate_up serves 64 columns, wants a multiple of 128"),
+    )
+    for rows, lift, drop, asked, why in refusals:
+        with as_target("sm_121"), pytest.raises(Unsupported, match=why):
+            experts(*rows, lift, drop, arithmetic=asked, backend="kernel")
     blocks = weight(make, "fp8-block-64", 1, 64, 128)
     assert isinstance(blocks, Fp8Block)
     rows = Fp8Block(blocks.values[0], torch.ones(64, 1), (1, 128))

@@ -30,7 +30,7 @@ def narrow(
     if why:
         raise Unsupported(
             "experts",
-            f"{wanted} on {target.name}, {pair[0]}, {pair[1]}",
+            f"{wanted} on {target.name}, gate_up {_words(pair[0])}, down {_words(pair[1])}",
             {wanted: why},
             'use another arithmetic, or "auto"',
         )
@@ -54,7 +54,17 @@ def _lacking(wanted: str, pair: Pair, target: Target) -> str | None:
         return "the target has no matrix units that take block scales"
     step = GROUP if wanted == "w8a8" else FP4_STEP
     kind = "fp8-block" if wanted == "w8a8" else "nvfp4"
-    if all(regular(p) and p.kind == kind and p.k % step == p.group % GROUP == 0 for p in pair):
-        return None
-    blocks = f" and blocks of {GROUP} n" if wanted == "w8a8" else ""
-    return f"wants rows at multiples of 16 bytes, k of {step} n{blocks} columns"
+    for name, p in zip(("gate_up", "down"), pair, strict=True):
+        if p.kind != kind:
+            return f"{name} is {p.kind}, wants {kind}"
+        if p.k % step:
+            return f"an expert's row of {name} has {p.k} columns, wants a multiple of {step}"
+        if p.group % GROUP:
+            return f"a scale of {name} serves {p.group} columns, wants a multiple of {GROUP}"
+        if not regular(p):
+            return f"{name}: wants bf16 or fp16 x and rows at multiples of 16 bytes"
+    return None
+
+
+def _words(p: Problem) -> str:
+    return f"{p.kind} [E, {2 * p.n if p.gated else p.n}, {p.k}] by {p.type}"
