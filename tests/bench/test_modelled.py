@@ -57,6 +57,8 @@ def test_bounds_by_hand() -> None:
     one = bounds(CASE, PROBLEM, 8, {"OMMA.SF.16864.F32.E2M1.E2M1.UE4M3.4X": 1}, spark)
     assert one.units == pytest.approx(padded / 500e6)
     assert one.issue == pytest.approx(1e6 * products / 4 / (4 * 48 * 2.14e9))
+    both = bounds(CASE, PROBLEM, 8, LOOP | {"OMMA.SF.16864.F32.E2M1.E2M1.UE4M3.4X": 1}, spark)
+    assert both.units == found.units  # the slower kind
     nine = bounds(CASE, Problem(9, 2048, 1024, "nvfp4", "bf16", 16), 8, LOOP, spark)
     assert nine.units == pytest.approx(2 * found.units)
 

@@ -18,7 +18,7 @@ MUTANTS = [
     ("bench/soak.py", "* w).sum() for", ").sum() for"),
     ("bench/soaked_attention.py", "own = request + number * n", "own = request"),
     ("bench/soaked_layers.py", "got[name].equal(want)", "True"),
-    ("bench/soaked_layers.py", "make = Maker(device, seed=seed)\n        return", "return"),
+    ("bench/soaked_layers.py", '"linear_layers", [draw(i)', '"linear_layers", [draw(0)'),
     ("bench/soaked_layers.py", 'want[name], "matmul"', 'got[name], "matmul"'),
     (
         "bench/soaked_layers.py",
