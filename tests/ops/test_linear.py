@@ -6,7 +6,6 @@ import torch
 from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block, quantize_fp8_rows
 from sparkwell.ops.linear import fp8_block_gemm_reference, linear, linear_reference
-from sparkwell.ops.linear.schedule import SCALED
 from sparkwell.testing import assert_matches, in_poison
 
 
@@ -148,10 +147,3 @@ def test_a_wider_result_than_the_operands(shape: tuple[int, ...]) -> None:
     assert got.dtype == torch.float32
     assert_matches(got, x.double() @ weight.double().T + bias, "matmul")
     assert linear(x, weight, out_dtype=torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_a_stage_of_few_rows_of_fp8_is_read_by_one_group_of_warps_only() -> None:
-    """Two groups take turns: with an odd number of stages a barrier's parity misleads them."""
-    few = [row.schedule for row in SCALED if row.schedule.roles and row.schedule.block_m <= 64]
-    assert few
-    assert all(schedule.num_stages % 2 == 0 for schedule in few)

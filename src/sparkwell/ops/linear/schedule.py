@@ -63,6 +63,7 @@ class Schedule:
     shares: of K among a block's warps; 0: all warps take the same columns.
     way: which kernel: "shared" (`few` where warps share K, else `streamed`), "direct", "turned".
     roles: some warps copy, the others multiply (`kernels.fp8_products`; few rows: `fp8_few`).
+    blocks: of `fp8_few`, on a multiprocessor at a time.
     """
 
     block_n: int
@@ -74,6 +75,7 @@ class Schedule:
     shares: int = 0
     way: str = "shared"
     roles: bool = False
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,19 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
 
 def scaled_shared(p: Problem, s: Schedule, target: Target) -> int:
     """Bytes of shared memory a block takes where both operands are FP8."""
-    if s.roles and s.block_m <= 64:  # `kernels.fp8_few`: stages, scales of every step, sums
-        steps = 1 << max(1, (-(-p.k // 128) - 1).bit_length())
-        scales = 2 * 4 * steps * s.block_m if p.group else 0
-        return s.num_stages * (64 + s.block_n) * 128 + scales + 4 * 64 * s.block_n
+    if s.roles and s.block_m <= 64:  # `kernels.fp8_few`: stages, scales of all steps
+        scales = 4 * table_steps(p.k) * s.block_m if p.group else 0
+        added = 2048 if s.block_n < 64 else 0  # slabs that shared an instruction
+        return s.num_stages * (s.block_m + s.block_n) * s.block_k + scales + added
     if s.roles:
         return roles_shared(s.block_n, s.num_stages, p.group > 0, s.fill > 0 or p.result > 2)
     sync = s.block_m < 64 or target.tensor_path is TensorPath.MMA_SYNC
     return (s.num_stages - sync) * (s.block_n + s.block_m) * s.block_k
+
+
+def table_steps(k: int) -> int:
+    """Steps of 128 columns, rounded up to a power of two; at least the 8 that a stage may have."""
+    return 1 << max(3, (-(-k // 128) - 1).bit_length())
 
 
 def roles_shared(block_n: int, stages: int, scaled: bool, wide: bool) -> int:
@@ -222,6 +229,11 @@ def _by_row(most: int) -> Callable[[Problem], bool]:
 def _boxed(p: Problem) -> bool:
     """Whether warps with roles multiply, and there are rows enough for it to pay."""
     return p.boxes and p.m > 64 and _wide(p)
+
+
+def _few(p: Problem, most: int) -> bool:
+    """Whether the copy engine reads both operands, and x has at most so many rows."""
+    return p.boxes and p.m <= most and _wide(p)
 
 
 def _wide(p: Problem) -> bool:
@@ -328,9 +340,15 @@ TABLE: tuple[Row, ...] = (
 )
 
 SCALED: tuple[Row, ...] = (
-    Row("few-16-low", Schedule(32, 16, 128, 4, 12, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and p.n <= LOW and _wide(p), "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
-    Row("few-16", Schedule(64, 16, 128, 4, 10, roles=True), HOPPER, lambda p: p.boxes and p.m <= 16 and _wide(p), "at most 16 rows that the copy engine reads", QGMMA),
-    Row("few-64", Schedule(64, 64, 128, 4, 10, roles=True), HOPPER, lambda p: p.boxes and p.m <= 64 and _wide(p) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
+    #   name              n   m  columns warps stages
+    Row("few-8-least",  Schedule(16, 8, 512, 4, 8, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= 16 * p.sms, "at most 8 rows that the copy engine reads, at most a tile of 16 of the weight for an SM", QGMMA),
+    Row("few-8-low",    Schedule(16, 8, 1024, 4, 4, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= LOW, "at most 8 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
+    Row("few-8",        Schedule(64, 8, 128, 4, 10, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= 128 * p.sms, "at most 8 rows that the copy engine reads, at most two tiles of 64 of the weight for an SM", QGMMA),
+    Row("few-8-many",   Schedule(64, 8, 128, 4, 7, roles=True, blocks=3), HOPPER, lambda p: _few(p, 8), "at most 8 rows that the copy engine reads", QGMMA),
+    Row("few-16-low",   Schedule(16, 16, 1024, 4, 3, roles=True, blocks=2), HOPPER, lambda p: _few(p, 16) and p.n <= LOW, "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
+    Row("few-16",       Schedule(64, 16, 128, 4, 10, roles=True, blocks=2), HOPPER, lambda p: _few(p, 16) and p.n <= 128 * p.sms, "at most 16 rows that the copy engine reads, at most two tiles of 64 of the weight for an SM", QGMMA),
+    Row("few-16-many",  Schedule(64, 16, 128, 4, 7, roles=True, blocks=3), HOPPER, lambda p: _few(p, 16), "at most 16 rows that the copy engine reads", QGMMA),
+    Row("few-64",       Schedule(64, 64, 256, 4, 3, roles=True, blocks=2), HOPPER, lambda p: _few(p, 64) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
     Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and 4 * _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for four SMs", QGMMA),
     Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for an SM", QGMMA),
     Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA),

@@ -135,6 +135,8 @@ QUANTIZED: tuple[Case, ...] = (
     _case("fp8-rows", 130, 40, 144, "bf16", "w8a8"),
     _case("fp8-rows", 0, 40, 144, "bf16", "w8a8"),
     _case("fp8-block", 3, 600, 144, "bf16", "w8a8 wide"),
+    _case("fp8-block", 5, 2200, 112, "bf16", "w8a8 wide bias"),
+    _case("fp8-rows", 12, 140, 528, "bf16", "w8a8 bias"),
     _case("fp8-block", 2200, 1040, 272, "bf16", "w8a8 bias"),
     _case("fp8-block", 2200, 1040, 272, "fp16", "w8a8 wide"),
     _case("fp8-rows", 2200, 1040, 272, "bf16", "w8a8 wide bias"),
@@ -159,7 +161,14 @@ MODEL: tuple[Case, ...] = tuple(
     for m in ROWS
 )
 MODEL_QUANTIZED: tuple[Case, ...] = (
-    tuple(
+    (  # few rows of FP8: sizes that end within a tile, blocks with several tiles
+        _case("fp8-block", 3, 2200, 1168, "bf16", "w8a8 bias"),
+        _case("fp8-rows", 7, 4130, 400, "fp16", "w8a8 wide"),
+        _case("fp8-block", 11, 4130, 2064, "bf16", "w8a8 bias"),
+        _case("fp8-block", 6, 25700, 400, "bf16", "w8a8 wide bias"),
+        _case("fp8-rows", 13, 25700, 272, "bf16", "w8a8 bias"),
+    )
+    + tuple(
         _case(form, m, n, k, "bf16", "w8a8")
         for form in ("fp8-block", "fp8-rows")
         for n, k in FP8

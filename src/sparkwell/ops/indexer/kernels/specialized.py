@@ -163,13 +163,18 @@ def _score(
     R: gl.constexpr, HEADS: gl.constexpr, ROWS: gl.constexpr, STAGES: gl.constexpr,
     GROUP: gl.constexpr,
 ):  # fmt: skip
-    """One group's rows against every tile (APART), or all rows against every GROUPS-th tile."""
+    """One group's rows against every tile (APART), or all rows against every GROUPS-th tile.
+
+    A stage is always read by the same group: a barrier's parity tells a group its next turn from
+    its last one, but not from one that another group waits for.
+    """
     first_row, low, high = _share(columns, chunk, APART, R)
     N: gl.constexpr = R * HEADS
     matrix: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 32])
     flat: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     STEP: gl.constexpr = 1 if APART else GROUPS
     BEGIN: gl.constexpr = 0 if APART else GROUP
+    gl.static_assert(STAGES % STEP == 0)
     zeros = gl.zeros([TILE, N], gl.float32, matrix)
     DEPTH: gl.constexpr = (HEADS // 4).bit_length() - 1
 
@@ -204,7 +209,7 @@ def _score(
             request = _request(request_ptr, each, row, of_row, -1)
             mine = gl.where(request == owner, stop, 0)
         span = gl.maximum(mine - start, 0).to(gl.uint32, bitcast=True)
-        tile = first + BEGIN
+        tile = first + (BEGIN + (STEP - 1) * i) % STEP  # i + tile - first is BEGIN, mod STEP
         while tile < end:
             place = i + tile - first
             stage, turn = place % STAGES, (place // STAGES) & 1

@@ -26,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sparkwell.ops.kernels.barriers import arrive_alone, wait_alone
 from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.turned import turned_place
@@ -202,26 +203,6 @@ def _copy_rows(
 
 
 @gluon.jit
-def _await(barrier, turn):
-    """As mbarrier.wait, which makes the warps wait for each other, too."""
-    gl.inline_asm(
-        "{ .reg .pred p; again${:uid}: mbarrier.try_wait.parity.shared.b64 p, [$0], $1;"
-        " @!p bra.uni again${:uid}; }",
-        "r,r,~{memory}", [barrier, turn],
-    )  # fmt: skip
-
-
-@gluon.jit
-def _arrive(barrier):
-    """Of each warp one thread, when all of it have come; none waits for another warp."""
-    gl.inline_asm(
-        "{ .reg .pred p; .reg .b64 s; elect.sync _|p, -1;"
-        " @p mbarrier.arrive.shared.b64 s, [$0]; }",
-        "r,~{memory}", [barrier],
-    )  # fmt: skip
-
-
-@gluon.jit
 def _sums(
     ws, ss, xs, ready, free, at, steps, ROWS: gl.constexpr, STAGES: gl.constexpr,
     TYPE: gl.constexpr, WARPS: gl.constexpr, layout: gl.constexpr,
@@ -234,7 +215,7 @@ def _sums(
     total = gl.zeros([TILE, ROWS], gl.float32, layout)
     for i in range(steps):
         stage, turn = (at + i) % STAGES, ((at + i) // STAGES) & 1
-        _await(ready.index(stage), turn)
+        wait_alone(ready.index(stage), turn)
         words = ws.index(stage).load(of_words)
         scales = ss.index(stage).load(of_scales)
         factors = gl.inline_asm(
@@ -244,7 +225,7 @@ def _sums(
         for g in gl.static_range(4):
             x = xs.index(stage).slice(64 * g, 64, 1).permute([1, 0]).load(right)
             total = mma_v2(_values(words, factors[g], g, TYPE, WARPS, left), x, total)
-        _arrive(free.index(stage))
+        arrive_alone(free.index(stage))
     return total
 
 
