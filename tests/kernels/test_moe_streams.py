@@ -1,5 +1,5 @@
 """What streams of NVFP4 are made of, without the GPU that they need: instructions on codes and
-scales, the order of columns that these make, rows of x as float16."""
+scales, the order of columns that these make, rows of x as float16, steps that blocks share."""
 
 import re
 
@@ -8,7 +8,8 @@ import torch
 
 from sparkwell.formats.nvfp4 import e2m1_decode
 from sparkwell.hardware.targets import target
-from sparkwell.ops.moe.kernels.streamed import _factors_text, _values_text
+from sparkwell.ops.kernels.nvfp4_stream import factors_text, values_text
+from sparkwell.ops.linear.kernels.ring import _owner, join_kernel
 from sparkwell.ops.moe.kernels.turned import STREAMED, turned_place
 from sparkwell.ops.moe.products import turned
 
@@ -49,6 +50,7 @@ def run(text: str, held: dict[str, int], kind: torch.dtype) -> dict[str, int]:
             "shl.b32": lambda a, b: a << b & WIDE,
             "shr.b32": lambda a, b: a >> b,
             "and.b32": lambda a, b: a & b,
+            "mul.lo.u32": lambda a, b: a * b & WIDE,
             "lop3.b32": lambda a, b, c, _: a & b | c,
             "prmt.b32": permuted,
             "mul.rn.bf16x2": lambda a, b: product(a, b, kind),
@@ -64,7 +66,7 @@ def factors(scales: torch.Tensor, name: str) -> dict[int, list[int]]:
         f"${4 * rows + i}": int.from_bytes(bytes(r.tolist()), "little")
         for i, r in enumerate(scales)
     }
-    held = run(_factors_text(name == "bf16", rows), words, TYPES[name])
+    held = run(factors_text(name == "bf16", rows), words, TYPES[name])
     return {g: [held[f"${rows * g + i}"] for i in range(rows)] for g in range(4)}
 
 
@@ -82,8 +84,8 @@ def test_every_scale_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 4])
-@pytest.mark.parametrize("name", ["bf16", "f16"])
-def test_codes_meet_their_columns(name: str, rows: int) -> None:
+@pytest.mark.parametrize("name, times", [("bf16", False), ("bf16", True), ("f16", True)])
+def test_codes_meet_their_columns(name: str, times: bool, rows: int) -> None:
     """A thread's share of every instruction's operand is the column that x has there."""
     make = torch.Generator().manual_seed(3)
     scales = torch.randint(0, 127, (rows, 4), generator=make, dtype=torch.uint8)
@@ -99,7 +101,7 @@ def test_codes_meet_their_columns(name: str, rows: int) -> None:
             for j in range(8):
                 word = sum(int(c) << 4 * i for i, c in enumerate(codes[row, 8 * j : 8 * j + 8]))
                 held[f"${16 * rows + 8 * row + j}"] = word
-        run(_values_text(g, name == "bf16", rows), held, TYPES[name])
+        run(values_text(g, name == "bf16", rows, times), held, TYPES[name])
         for row in range(rows):
             for step, h, e in torch.cartesian_prod(*(torch.arange(n) for n in (4, 2, 2))).tolist():
                 out = 32 * (row // 2) + 8 * step + 4 * h + 2 * (row % 2) + e  # as mma.sync has it
@@ -124,3 +126,49 @@ def test_rows_of_x_as_float16() -> None:
     assert torch.log2(rows.factors).frac().eq(0).all()
     halves = turned(x.half(), STREAMED.value, target("sm_90"))
     assert halves.factors is None and torch.equal(halves.values[:, place], x.half())
+
+
+def test_rows_of_a_ring_take_the_same_places() -> None:
+    """The dimensions that a copying warp of `ring` swaps give the order of `turned_place`."""
+    x = torch.arange(256)
+    swapped = x.reshape(4, 4, 2, 2, 2, 2).permute(1, 2, 4, 5, 0, 3).reshape(256)
+    place = torch.tensor([turned_place.fn(c, STREAMED.value) for c in range(256)])
+    assert torch.equal(swapped[place], x)
+
+
+@pytest.mark.parametrize("tiles, steps, blocks", [(7, 5, 4), (3, 8, 24), (5, 7, 12), (6, 4, 8)])
+def test_blocks_share_steps(tiles: int, steps: int, blocks: int) -> None:
+    """Each step has the owner whose share it lies in, and a tile at most so many as have room."""
+    total = tiles * steps
+    owners = [_owner.fn(step, blocks, total) for step in range(total)]
+    shares = [range(b * total // blocks, (b + 1) * total // blocks) for b in range(blocks)]
+    assert all(step in shares[b] for step, b in enumerate(owners))
+    most = -(-steps * blocks // total) + 1
+    for tile in range(tiles):
+        mine = owners[tile * steps : (tile + 1) * steps]
+        assert mine == sorted(mine) and len(set(mine)) <= most
+
+
+@pytest.mark.parametrize("m, rows, at_once", [(1, 1, 4), (5, 2, 2)])
+@pytest.mark.parametrize("blocks, whole", [(4, [0, 4]), (13, [])])
+def test_parts_are_joined_where_blocks_share_a_tile(
+    blocks: int, whole: list[int], m: int, rows: int, at_once: int, cpu: torch.device
+) -> None:
+    tiles, steps, tile, n = 5, 6, 16, 70
+    total = tiles * steps
+    make = torch.Generator().manual_seed(4)
+    owners = [_owner.fn(step, blocks, total) for step in range(total)]
+    parts = torch.full((4, m, n), float("nan"))
+    factor, bias = torch.rand(n, generator=make), torch.randn(n, generator=make)
+    y = torch.full((m, n), -1.0)
+    want = y.clone()
+    for i in set(range(tiles)) - set(whole):
+        at = slice(i * tile, min(n, (i + 1) * tile))
+        count = len(set(owners[i * steps : (i + 1) * steps]))
+        parts[:count, :, at] = torch.randn(parts[:count, :, at].shape, generator=make)
+        want[:, at] = parts[:count, :, at].sum(0) * factor[at] + bias[at]
+    join_kernel[(tiles, -(-m // rows))](
+        y, parts, factor, bias, m, n, total, steps, blocks, TILE=tile, ROWS=rows, AT_ONCE=at_once,
+        EARLY=False,
+    )  # fmt: skip
+    assert torch.allclose(y, want, rtol=1e-5, atol=1e-6)
