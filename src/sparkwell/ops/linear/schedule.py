@@ -261,6 +261,11 @@ def _direct(kind: str, most: int, rows: int) -> Callable[[Problem], bool]:
     return serves
 
 
+def _whole_direct(p: Problem) -> bool:
+    """More than 64 rows of an NVFP4 weight an SM, of columns that four warps share in whole steps."""
+    return p.n > 64 * p.sms and p.k % 1024 == 0 and _direct("nvfp4", 8, ANY)(p)
+
+
 def _turned(most: int) -> Callable[[Problem], bool]:
     """NVFP4, at most `most` rows of x, of 16 bits, whole steps of columns."""
 
@@ -299,9 +304,9 @@ _DIRECT: tuple[Row, ...] = (
     #   name                   n   m  bytes warps
     Row("nvfp4-direct-one",  Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("nvfp4", 8, 16), "NVFP4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
     Row("nvfp4-direct-two",  Schedule(16, 8, 1024, 8, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 32), "NVFP4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 64), "NVFP4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
-    Row("nvfp4-ring-8",      Schedule(256, 8, 256, 8, 2, 1, way="ring", stay=2), HOPPER, _ring(8, 512, 5), "NVFP4 that the copy engine reads, at most 8 rows of 16 bits, five steps of 256 x 256 for each of two blocks an SM", HMMA),
-    Row("nvfp4-direct",      Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    Row("nvfp4-ring-8",      Schedule(256, 8, 256, 8, 2, 1, way="ring", stay=2), HOPPER, lambda p: p.n > 64 * p.sms and _ring(8, 512, 5)(p), "NVFP4 that the copy engine reads, at most 8 rows of 16 bits, more than four tiles of the weight an SM, five steps of 256 x 256 for each of two blocks an SM", HMMA),
+    Row("nvfp4-direct",      Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _whole_direct, "NVFP4, at most 8 rows of 16 bits, more than four tiles of the weight an SM, K in steps of 1024", HMMA),
+    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA),
     Row("int4-direct-one",   Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("int4", 8, 16), "INT4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
     Row("int4-direct-two",   Schedule(32, 8, 1024, 16, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 32), "INT4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
     Row("int4-direct-four",  Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 64), "INT4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
