@@ -20,6 +20,9 @@ pytestmark = [
 EXCERPT = Path(__file__).resolve().parents[2] / "examples" / "train_bard" / "heldout_excerpt.txt"
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 NEAR = 0.01  # of the mean of -ln p; BF16 activations against fp32 ones
+# ... which fall to other codes of e2m1: the difference to bf16 has a standard error of 0.0027 on
+# 18,907 tokens (docs/perplexity.md), 0.0116 on the 1,020 of this test; 0.0111 was seen.
+NEAR_FP4 = 0.035
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def test_a_scheme_costs_what_its_reference_costs(scheme: str, target: str) -> No
     want = loss(scheme, "cpu")
     with nullcontext() if target == "its own" else retargeted(target):
         got = loss.__wrapped__(scheme, "cuda")
-    assert abs(got - want) < NEAR
+    assert abs(got - want) < (NEAR_FP4 if scheme.endswith("w4a4") else NEAR)
 
 
 def test_nvfp4_weights_give_the_references_text() -> None:

@@ -15,7 +15,9 @@ from sparkwell.ops.device import as_target
 from sparkwell.ops.kernels import nibbles
 from sparkwell.ops.linear import linear
 from sparkwell.ops.linear.kernels import fragments
+from sparkwell.ops.linear.kernels.ring import _owner, join_kernel
 from sparkwell.ops.linear.kernels.turned import turn_kernel
+from sparkwell.ops.moe.kernels.turned import STREAMED, turned_place
 from sparkwell.ops.norm import add_rms_norm, add_rms_norm_quantized, rms_norm, rms_norm_quantized
 from sparkwell.ops.quantize import quantize_activations
 from sparkwell.testing import assert_matches
@@ -170,6 +172,52 @@ def test_columns_are_turned_as_lanes_hold_codes(cpu: torch.device) -> None:
     place = 128 * chunk + 16 * step + 8 * second + 2 * lane + half  # as wgmma reads them
     column = 128 * chunk + 8 * (4 * lane + word) + pair + 4 * half
     assert torch.equal(out[:, place], x[:, column])
+
+
+def test_rows_of_a_ring_take_the_same_places() -> None:
+    """The dimensions that a copying warp of `ring` swaps give the order of `turned_place`."""
+    x = torch.arange(256)
+    swapped = x.reshape(4, 4, 2, 2, 2, 2).permute(1, 2, 4, 5, 0, 3).reshape(256)
+    place = torch.tensor([turned_place.fn(c, STREAMED.value) for c in range(256)])
+    assert torch.equal(swapped[place], x)
+
+
+@pytest.mark.parametrize("tiles, steps, blocks", [(7, 5, 4), (3, 8, 24), (5, 7, 12), (6, 4, 8)])
+def test_blocks_share_steps(tiles: int, steps: int, blocks: int) -> None:
+    """Each step has the owner whose share it lies in, and a tile at most so many as have room."""
+    total = tiles * steps
+    owners = [_owner.fn(step, blocks, total) for step in range(total)]
+    shares = [range(b * total // blocks, (b + 1) * total // blocks) for b in range(blocks)]
+    assert all(step in shares[b] for step, b in enumerate(owners))
+    most = -(-steps * blocks // total) + 1
+    for tile in range(tiles):
+        mine = owners[tile * steps : (tile + 1) * steps]
+        assert mine == sorted(mine) and len(set(mine)) <= most
+
+
+@pytest.mark.parametrize("m, rows, at_once", [(1, 1, 4), (5, 2, 2)])
+@pytest.mark.parametrize("blocks, whole", [(4, [0, 4]), (13, [])])
+def test_parts_are_joined_where_blocks_share_a_tile(
+    blocks: int, whole: list[int], m: int, rows: int, at_once: int, cpu: torch.device
+) -> None:
+    tiles, steps, tile, n = 5, 6, 16, 70
+    total = tiles * steps
+    make = torch.Generator().manual_seed(4)
+    owners = [_owner.fn(step, blocks, total) for step in range(total)]
+    parts = torch.full((4, m, n), float("nan"))
+    factor, bias = torch.rand(n, generator=make), torch.randn(n, generator=make)
+    y = torch.full((m, n), -1.0)
+    want = y.clone()
+    for i in set(range(tiles)) - set(whole):
+        at = slice(i * tile, min(n, (i + 1) * tile))
+        count = len(set(owners[i * steps : (i + 1) * steps]))
+        parts[:count, :, at] = torch.randn(parts[:count, :, at].shape, generator=make)
+        want[:, at] = parts[:count, :, at].sum(0) * factor[at] + bias[at]
+    join_kernel[(tiles, -(-m // rows))](
+        y, parts, factor, bias, m, n, total, steps, blocks, TILE=tile, ROWS=rows, AT_ONCE=at_once,
+        EARLY=False,
+    )  # fmt: skip
+    assert torch.allclose(y, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

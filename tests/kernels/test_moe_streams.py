@@ -8,7 +8,7 @@ import torch
 
 from sparkwell.formats.nvfp4 import e2m1_decode
 from sparkwell.hardware.targets import target
-from sparkwell.ops.moe.kernels.streamed import _factors_text, _values_text
+from sparkwell.ops.kernels.nvfp4_stream import factors_text, values_text
 from sparkwell.ops.moe.kernels.turned import STREAMED, turned_place
 from sparkwell.ops.moe.products import turned
 
@@ -49,6 +49,7 @@ def run(text: str, held: dict[str, int], kind: torch.dtype) -> dict[str, int]:
             "shl.b32": lambda a, b: a << b & WIDE,
             "shr.b32": lambda a, b: a >> b,
             "and.b32": lambda a, b: a & b,
+            "mul.lo.u32": lambda a, b: a * b & WIDE,
             "lop3.b32": lambda a, b, c, _: a & b | c,
             "prmt.b32": permuted,
             "mul.rn.bf16x2": lambda a, b: product(a, b, kind),
@@ -64,7 +65,7 @@ def factors(scales: torch.Tensor, name: str) -> dict[int, list[int]]:
         f"${4 * rows + i}": int.from_bytes(bytes(r.tolist()), "little")
         for i, r in enumerate(scales)
     }
-    held = run(_factors_text(name == "bf16", rows), words, TYPES[name])
+    held = run(factors_text(name == "bf16", rows), words, TYPES[name])
     return {g: [held[f"${rows * g + i}"] for i in range(rows)] for g in range(4)}
 
 
@@ -82,8 +83,8 @@ def test_every_scale_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 4])
-@pytest.mark.parametrize("name", ["bf16", "f16"])
-def test_codes_meet_their_columns(name: str, rows: int) -> None:
+@pytest.mark.parametrize("name, times", [("bf16", False), ("bf16", True), ("f16", True)])
+def test_codes_meet_their_columns(name: str, times: bool, rows: int) -> None:
     """A thread's share of every instruction's operand is the column that x has there."""
     make = torch.Generator().manual_seed(3)
     scales = torch.randint(0, 127, (rows, 4), generator=make, dtype=torch.uint8)
@@ -99,7 +100,7 @@ def test_codes_meet_their_columns(name: str, rows: int) -> None:
             for j in range(8):
                 word = sum(int(c) << 4 * i for i, c in enumerate(codes[row, 8 * j : 8 * j + 8]))
                 held[f"${16 * rows + 8 * row + j}"] = word
-        run(_values_text(g, name == "bf16", rows), held, TYPES[name])
+        run(values_text(g, name == "bf16", rows, times), held, TYPES[name])
         for row in range(rows):
             for step, h, e in torch.cartesian_prod(*(torch.arange(n) for n in (4, 2, 2))).tolist():
                 out = 32 * (row // 2) + 8 * step + 4 * h + 2 * (row % 2) + e  # as mma.sync has it

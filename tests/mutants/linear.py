@@ -9,6 +9,7 @@ EXPANDED = "ops/linear/kernels/expanded.py"
 NIBBLES = "ops/kernels/nibbles.py"
 QUANTIZE = "ops/kernels/quantize.py"
 ROWS = "ops/quantize/kernel.py"
+RING = "ops/linear/kernels/ring.py"
 RUN = "ops/linear/run.py"
 BOTH = "ops/linear/both.py"
 TESTS = [
@@ -70,6 +71,13 @@ MUTANTS = [
     (NIBBLES, '"prmt.b32 u, $2, 0, 0x3424;"', '"prmt.b32 u, $2, 0, 0x2434;"'),
     (NIBBLES, "less = (value - _constant(OFFSET, BF16)) - zero", "less = value - (zero + 128)"),
     (NIBBLES, "odd = (x >> 16)", "odd = (x >> 15)"),
+    (RING, "return ((step + 1) * blocks - 1) // total", "return (step * blocks) // total"),
+    (RING, "parts = _owner((tile + 1) * steps - 1,", "parts = _owner((tile + 1) * steps,"),
+    (RING, "    if parts > 1:\n", "    if parts > 0:\n"),
+    (RING, "row = tl.program_id(1) * ROWS +", "row = tl.program_id(1) +"),
+    (RING, "part = first + tl.arange(0, AT_ONCE)", "part = tl.arange(0, AT_ONCE)"),
+    (RING, "mask[None, :, :] & (part < parts)", "mask[None, :, :] & (part < parts + 1)"),
+    (RING, "y *= factor[None, :]", "pass"),
     (QUANTIZE, "(a >= 0.75)", "(a > 0.75)"),
     (QUANTIZE, "(a > 2.5)", "(a >= 2.5)"),
     (QUANTIZE, "divided(largest, factor * E2M1_MAX)", "largest * (1.0 / (factor * E2M1_MAX))"),

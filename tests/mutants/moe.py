@@ -5,7 +5,7 @@ COMBINE = "ops/moe/kernels/combine.py"
 SORT = "ops/moe/kernels/sort.py"
 GROUPED = "ops/moe/kernels/grouped.py"
 WEIGHTS = "ops/moe/kernels/weights.py"
-STREAMED = "ops/moe/kernels/streamed.py"
+STREAMED = "ops/kernels/nvfp4_stream.py"
 TURNED = "ops/moe/kernels/turned.py"
 PLACES = "ops/moe/kernels/places.py"
 RUN = "ops/moe/run.py"
@@ -45,6 +45,8 @@ MUTANTS = [
     (STREAMED, 'pair, half = "ab"[scale % 2]', 'pair, half = "ab"[scale // 2]'),
     (STREAMED, "shl.b32 s, {word}, 8;", "shl.b32 s, {word}, 7;"),
     (STREAMED, "{4 - 4 * odd};", "{4 * odd};"),
+    (STREAMED, '"0x1040"), ("0x00F000F0", "0x0104")', '"0x0104"), ("0x00F000F0", "0x1040")'),
+    (STREAMED, "word if pair < 2 else 's'", "word if pair < 1 else 's'"),
     (STREAMED, "p{odd + 2}, m, 0xFF00FF00", "p{odd + 2}, m, 0xFFFFFFFF"),
     (STREAMED, "32 * (row // 2) + 8 * (2 * j", "32 * (row % 2) + 8 * (2 * j"),
     (TURNED, "tl.maximum(largest, 15) - 14", "tl.maximum(largest, 15) - 15"),

@@ -5,7 +5,10 @@ import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block, quantize_fp8_block, quantize_fp8_rows
+from sparkwell.hardware.targets import target
 from sparkwell.ops.linear import fp8_block_gemm_reference, linear, linear_reference
+from sparkwell.ops.linear.schedule import TABLE, Problem, shared
+from sparkwell.ops.schedule import pick
 from sparkwell.testing import assert_matches, in_poison
 
 
@@ -147,3 +150,28 @@ def test_a_wider_result_than_the_operands(shape: tuple[int, ...]) -> None:
     assert got.dtype == torch.float32
     assert_matches(got, x.double() @ weight.double().T + bias, "matmul")
     assert linear(x, weight, out_dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "m, n, k, boxes, row",
+    [
+        (1, 28672, 4096, True, "nvfp4-ring-8"),
+        (8, 28672, 4096, False, "nvfp4-direct"),
+        (8, 21120, 4096, True, "nvfp4-ring-8"),  # five steps of 256 x 256 for 264 blocks
+        (8, 21119, 4096, True, "nvfp4-direct"),
+        (8, 8448, 16384, True, "nvfp4-direct-four"),  # four tiles an SM
+        (8, 28672, 4352, True, "nvfp4-ring-8"),
+        (8, 8500, 1056, True, "nvfp4-direct-four"),
+        (16, 4096, 14336, True, "nvfp4-ring-16"),
+        (16, 4096, 14336, False, "nvfp4-turned-16"),
+        (9, 9504, 4096, True, "nvfp4-ring-16"),  # three steps of 128 x 256 for 396 blocks
+        (9, 9503, 4096, True, "nvfp4-turned-16"),
+        (17, 28672, 4096, True, "nvfp4-turned-64"),
+        (0, 28672, 4096, True, "nvfp4-direct"),
+    ],
+)
+def test_large_nvfp4_weights_of_few_rows_go_through_a_ring(
+    m: int, n: int, k: int, boxes: bool, row: str
+) -> None:
+    problem = Problem(m, n, k, "nvfp4", "bf16", 16, boxes=boxes)
+    assert pick("linear", TABLE, problem, target("sm_90"), shared=shared).row.name == row

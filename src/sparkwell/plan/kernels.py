@@ -121,7 +121,10 @@ def linear_kernel(m: int, n: int, k: int, kind: Format, device: Device) -> tuple
         return decision, _ask("linear", linear.SCALED, problem, target, linear.scaled_shared)
     few = _few(device)
     zeros = kind.kind == "Int4Group"
-    problem = linear.Problem(m, n, k, kind.linear, "bf16", group, zeros, few, sms=device.sms)
+    boxes = kind.linear == "nvfp4" and k % 256 == 0
+    problem = linear.Problem(
+        m, n, k, kind.linear, "bf16", group, zeros, few, sms=device.sms, boxes=boxes
+    )  # fmt: skip
     return decision, _ask("linear", linear.TABLE, problem, target, linear.shared)
 
 

@@ -13,10 +13,12 @@ from sparkwell.formats.mxfp4 import Mxfp4
 from sparkwell.formats.nvfp4 import Nvfp4
 from sparkwell.formats.weights import QuantizedTensor
 from sparkwell.ops.device import Device, device_of
+from sparkwell.ops.kernels.fp8_products import copyable
 from sparkwell.ops.launch import interpreting, launch
 from sparkwell.ops.linear.arithmetic import product_like
 from sparkwell.ops.linear.kernels.direct import direct_kernel
 from sparkwell.ops.linear.kernels.few import few_kernel
+from sparkwell.ops.linear.kernels.ring import ring
 from sparkwell.ops.linear.kernels.streamed import reduce_kernel, streamed_kernel
 from sparkwell.ops.linear.kernels.turned import turn_kernel, turned_kernel
 from sparkwell.ops.linear.kernels.widen import widen_kernel
@@ -93,7 +95,8 @@ def problem_of(
     gpu = product_like(device)
     few = few_rows(gpu.peaks["bf16"].value, gpu.bandwidth.value, device.target.tensor_path)
     return Problem(
-        m, n, k, kind, FLOATS[x.dtype], group, zeros, few, _aligned(held), device.sms
+        m, n, k, kind, FLOATS[x.dtype], group, zeros, few, _aligned(held), device.sms,
+        kind == "nvfp4" and copyable(held.codes, held.scales),
     )  # fmt: skip
 
 
@@ -118,7 +121,9 @@ def multiply_as_is(
     problem = problem_of(x, weight, held, len(rows), device)
     table = [row for row in TABLE if not (row.schedule.way != "shared" and interpreting())]  # Gluon
     choice = pick("linear", table, problem, device.target, shared=shared)
-    if choice.schedule.way == "turned":
+    if choice.schedule.way == "ring":
+        y = _ring(rows, held, bias, out_dtype, choice, device.sms)
+    elif choice.schedule.way == "turned":
         y = _turned(
             rows, held, bias, out_dtype, choice, parts(problem, choice.schedule, device.sms)
         )
@@ -195,6 +200,22 @@ def _turned(
     )  # fmt: skip
     if several:
         add_parts(y, out, held.factor, bias, choice)
+    return y
+
+
+def _ring(
+    rows: torch.Tensor,
+    held: Operand,
+    bias: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    choice: Choice,
+    sms: int,
+) -> torch.Tensor:
+    if rows.stride(0) > 1 << 24:  # the kernel has offsets of 32 bits within 16 rows
+        rows = rows.contiguous()
+    y = torch.empty(len(rows), len(held.codes), dtype=out_dtype, device=rows.device)
+    reduced = pick("linear", REDUCE, choice.problem, choice.target)
+    ring(y, rows, held, None if bias is None else unit_stride(bias), choice, reduced, sms)
     return y
 
 

@@ -1,7 +1,8 @@
 """Rows of linear layers with quantized weights.
 
 Streamed: the weight is read once and widened in registers, as rows of the product; its time is
-that of memory.  On Hopper codes go straight to the registers that need them (`direct`, `turned`).
+that of memory.  On Hopper codes go straight to the registers that need them (`direct`, `turned`);
+those of large weights go through a ring that copying warps fill (`ring`).
 Widened: the weight becomes a plain one first, which torch multiplies by.
 """
 
@@ -32,7 +33,8 @@ class Problem:
     few: rows of x up to which a weight that is widened first does not pay.
     aligned: whether rows of the weight and of its scales start at whole words.
     sms: of the device.
-    boxes: the copy engine reads both operands, and rows of a block of 128 share a scale, or none.
+    boxes: FP8: the copy engine reads both operands, and rows of a block of 128 share a scale, or
+    none.  NVFP4: it reads the weight's codes and scales.
     result: bytes of a value of y.
     """
 
@@ -61,9 +63,10 @@ class Schedule:
 
     fill: blocks an SM for which K is shared; 0: the whole weight is widened.
     shares: of K among a block's warps; 0: all warps take the same columns.
-    way: which kernel: "shared" (`few` where warps share K, else `streamed`), "direct", "turned".
+    way: which kernel: "shared" (`few` where warps share K, else `streamed`), "direct", "turned",
+    "ring" (block_k: columns).
     roles: some warps copy, the others multiply (`kernels.fp8_products`; few rows: `fp8_few`).
-    blocks: of `fp8_few`, on a multiprocessor at a time.
+    blocks: that stay on an SM, of `ring` and `fp8_few`.
     """
 
     block_n: int
@@ -133,6 +136,8 @@ def shared(p: Problem, s: Schedule, target: Target) -> int:
         return 2048 if p.kind != "fp8" else 4096
     if s.way == "direct":  # what warps add through
         return 512 * s.num_warps if s.num_warps > 1 else 0
+    if s.way == "ring":
+        return s.num_stages * s.block_k * (s.block_n // 2 + s.block_n // 16 + 2 * s.block_m)
     if s.way == "turned":
         return s.num_stages * s.block_m * s.block_k * 4
     paired, shares = p.kind != "fp8", max(1, s.shares)
@@ -267,11 +272,29 @@ def _direct(kind: str, most: int, rows: int) -> Callable[[Problem], bool]:
     return serves
 
 
+def _whole_direct(p: Problem) -> bool:
+    """More than 64 rows of an NVFP4 weight an SM, of columns that four warps share in whole steps."""
+    return p.n > 64 * p.sms and p.k % 1024 == 0 and _direct("nvfp4", 8, ANY)(p)
+
+
 def _turned(most: int) -> Callable[[Problem], bool]:
     """NVFP4, at most `most` rows of x, of 16 bits, whole steps of columns."""
 
     def serves(p: Problem) -> bool:
         return p.kind == "nvfp4" and p.m <= most and p.aligned and _half(p) and p.k % 256 == 0
+
+    return serves
+
+
+def _ring(most: int, rows: int, steps: int) -> Callable[[Problem], bool]:
+    """As `_turned`, by the copy engine, where each block has `steps` steps at least.
+
+    rows: of the weight that an SM's blocks take at once.
+    """
+
+    def serves(p: Problem) -> bool:
+        long = p.n * p.k >= steps * rows * p.sms * 256
+        return p.boxes and p.m > 0 and long and _turned(most)(p)
 
     return serves
 
@@ -292,8 +315,9 @@ _DIRECT: tuple[Row, ...] = (
     #   name                   n   m  bytes warps
     Row("nvfp4-direct-one",  Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("nvfp4", 8, 16), "NVFP4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
     Row("nvfp4-direct-two",  Schedule(16, 8, 1024, 8, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 32), "NVFP4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 64), "NVFP4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
-    Row("nvfp4-direct",      Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA),
+    Row("nvfp4-ring-8",      Schedule(256, 8, 256, 8, 2, 1, way="ring", blocks=2), HOPPER, lambda p: p.n > 64 * p.sms and _ring(8, 512, 5)(p), "NVFP4 that the copy engine reads, at most 8 rows of 16 bits, more than four tiles of the weight an SM, five steps of 256 x 256 for each of two blocks an SM", HMMA),
+    Row("nvfp4-direct",      Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _whole_direct, "NVFP4, at most 8 rows of 16 bits, more than four tiles of the weight an SM, K in steps of 1024", HMMA),
+    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA),
     Row("int4-direct-one",   Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("int4", 8, 16), "INT4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
     Row("int4-direct-two",   Schedule(32, 8, 1024, 16, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 32), "INT4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
     Row("int4-direct-four",  Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 64), "INT4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
@@ -308,6 +332,7 @@ _DIRECT: tuple[Row, ...] = (
 TABLE: tuple[Row, ...] = (
     #   name          n    m  bytes warps stages fill shares  targets
     *_DIRECT,
+    Row("nvfp4-ring-16",   Schedule(128, 16, 256, 4, 2, 1, way="ring", blocks=3), HOPPER, _ring(16, 384, 3), "NVFP4 that the copy engine reads, at most 16 rows of 16 bits, three steps of 128 x 256 for each of three blocks an SM", HMMA),
     Row("nvfp4-turned-16",  Schedule(64, 16, 64, 4, 3, 4, way="turned"), HOPPER, _turned(16), "NVFP4, at most 16 rows of 16 bits, K in steps of 256", HGMMA),
     Row("nvfp4-turned-64",  Schedule(128, 64, 64, 8, 3, 2, way="turned"), HOPPER, _turned(64), "NVFP4, at most 64 rows of 16 bits, K in steps of 256", HGMMA),
     Row("nvfp4-turned-128", Schedule(64, 128, 64, 4, 3, 2, way="turned"), HOPPER, _turned(128), "NVFP4, at most 128 rows of 16 bits, K in steps of 256", HGMMA),

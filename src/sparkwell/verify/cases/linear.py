@@ -159,6 +159,12 @@ MODEL: tuple[Case, ...] = tuple(
     for form in forms
     for n, k in shapes
     for m in ROWS
+) + (
+    _case("nvfp4", 3, 8500, 1056, "bf16", "bias"),
+    _case("nvfp4", 2, 8500, 1024, "fp16", "wide bias"),
+    # Blocks that share tiles unevenly, the last tile not full.
+    _case("nvfp4", 5, 28700, 3072, "bf16", "wide bias"),
+    _case("nvfp4", 12, 9700, 4096, "fp16", "odd bias"),
 )
 MODEL_QUANTIZED: tuple[Case, ...] = (
     (  # few rows of FP8: sizes that end within a tile, blocks with several tiles

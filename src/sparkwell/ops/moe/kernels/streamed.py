@@ -20,79 +20,19 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     async_copy,
     fence_async_shared,
     mbarrier,
-    mma_v2,
     tma,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sparkwell.ops.kernels.barriers import arrive_alone, wait_alone
+from sparkwell.ops.kernels.nvfp4_stream import LEFT, STEP, stream_sums
 from sparkwell.ops.launch import launch
 from sparkwell.ops.moe.kernels.places import tile_rows
 from sparkwell.ops.moe.kernels.turned import turned_place
 
 TILE: gl.constexpr = gl.constexpr(128)  # rows of a weight
 HALF: gl.constexpr = gl.constexpr(64)
-STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
 COPYING: gl.constexpr = gl.constexpr(32)  # registers of a thread that copies
-LEFT: gl.constexpr = gl.constexpr(128.0)  # what tiles lack
-
-
-@gluon.constexpr_function
-def _factors_text(BF16, ROWS):
-    """PTX: words of four e4m3 scales of ROWS rows.  -> each of them, times 2^119 or 2^7, twice"""
-    left, right, mask = (4, 4, "0x07F007F0") if BF16 else (7, 1, "0x3F803F80")
-    lifts = ("0x7B807B80", "0x7B007B00") if BF16 else ("0x78007800",)
-    kind = "bf16x2" if BF16 else "f16x2"
-    text = ["{ .reg .b32 s, a, b, k;"]
-    for row in range(ROWS):
-        word = f"${4 * ROWS + row}"
-        text += [f"shl.b32 a, {word}, {left}; and.b32 a, a, {mask}; shl.b32 s, {word}, 8;"]
-        text += ["lop3.b32 a, s, 0x80008000, a, 0xEA;"]
-        text += [f"shr.b32 b, {word}, {right}; and.b32 b, b, {mask};"]
-        text += [f"lop3.b32 b, {word}, 0x80008000, b, 0xEA;"]
-        for lift in lifts:
-            text += [f"mov.b32 k, {lift}; mul.rn.{kind} a, a, k; mul.rn.{kind} b, b, k;"]
-        for scale in range(4):
-            pair, half = "ab"[scale % 2], ("0x1010", "0x3232")[scale // 2]
-            text += [f"prmt.b32 ${ROWS * scale + row}, {pair}, {pair}, {half};"]
-    return "\n".join(text) + " }"
-
-
-@gluon.constexpr_function
-def _values_text(G, BF16, ROWS):
-    """PTX: 16 codes of ROWS rows, words 2 G and 2 G + 1 of 8, times their factors.
-
-    -> operands of four instructions for two rows: pairs p and p + 1 of a word, of either row.
-    In float16 a value's bits are those of one byte, so that codes move by four.
-    """
-    text = ["{ .reg .b32 s, m, p<4>;"]
-    for row in range(ROWS):
-        for j in range(2):
-            word = f"${16 * ROWS + 8 * row + 2 * G + j}"
-            if BF16:
-                for pair in range(4):
-                    shift = 6 - 4 * pair
-                    text += [f"sh{'l' if shift > 0 else 'r'}.b32 m, {word}, {abs(shift)};"]
-                    text += [f"and.b32 m, m, 0x01C001C0; shl.b32 s, {word}, {12 - 4 * pair};"]
-                    text += [f"lop3.b32 p{pair}, s, 0x80008000, m, 0xEA;"]
-            else:
-                for odd in range(2):
-                    text += [f"{('shl.b32 m, {0}, 1', 'shr.b32 m, {0}, 3')[odd].format(word)};"]
-                    text += [f"and.b32 m, m, 0x0E0E0E0E; shl.b32 s, {word}, {4 - 4 * odd};"]
-                    text += ["lop3.b32 m, s, 0x80808080, m, 0xEA;"]
-                    text += [f"prmt.b32 p{odd}, m, 0, 0x2404; and.b32 p{odd + 2}, m, 0xFF00FF00;"]
-            for pair in range(4):
-                out = 32 * (row // 2) + 8 * (2 * j + pair // 2) + 4 * (pair % 2) + 2 * (row % 2)
-                factor = f"${24 * ROWS + row}"
-                text += [f"mul.rn.{'bf16x2' if BF16 else 'f16x2'} m, p{pair}, {factor};"]
-                text += [f"mov.b32 {{${out}, ${out + 1}}}, m;"]
-    return "\n".join(text) + " }"
-
-
-@gluon.constexpr_function
-def _operand(TYPE, layout):
-    return gl.distributed_type(TYPE, [TILE.value, 64], layout)
 
 
 @gluon.constexpr_function
@@ -103,16 +43,6 @@ def _held(words, WARPS):
     rows, split = [[0, 8, 0], [0, 16, 0], [0, 32, 0]], WARPS.bit_length() - 1
     shape = [2, HALF.value, 4 * words]
     return gl.DistributedLinearLayout(own + rows[split:], lanes, rows[:split], [], shape)
-
-
-@gluon.jit
-def _values(
-    words, factor, G: gl.constexpr, TYPE: gl.constexpr, WARPS: gl.constexpr, layout: gl.constexpr
-):
-    return gl.inline_asm(
-        _values_text(G, gl.bfloat16 == TYPE, 16 // WARPS), ("=h", "r", "r"), [words, factor],
-        _operand(TYPE, layout), is_pure=True,
-    )  # fmt: skip
 
 
 @gluon.jit
@@ -203,33 +133,6 @@ def _copy_rows(
 
 
 @gluon.jit
-def _sums(
-    ws, ss, xs, ready, free, at, steps, ROWS: gl.constexpr, STAGES: gl.constexpr,
-    TYPE: gl.constexpr, WARPS: gl.constexpr, layout: gl.constexpr,
-):  # fmt: skip
-    """[TILE, ROWS]: rows of the tile in the product's order, 8 of one half and 8 of the other."""
-    of_words: gl.constexpr = _held(8, WARPS)
-    of_scales: gl.constexpr = _held(1, WARPS)
-    left: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
-    right: gl.constexpr = gl.DotOperandLayout(1, layout, 2)
-    total = gl.zeros([TILE, ROWS], gl.float32, layout)
-    for i in range(steps):
-        stage, turn = (at + i) % STAGES, ((at + i) // STAGES) & 1
-        wait_alone(ready.index(stage), turn)
-        words = ws.index(stage).load(of_words)
-        scales = ss.index(stage).load(of_scales)
-        factors = gl.inline_asm(
-            _factors_text(gl.bfloat16 == TYPE, 16 // WARPS), ("=r", "=r", "=r", "=r", "r"),
-            [scales], (scales.type, scales.type, scales.type, scales.type), is_pure=True,
-        )  # fmt: skip
-        for g in gl.static_range(4):
-            x = xs.index(stage).slice(64 * g, 64, 1).permute([1, 0]).load(right)
-            total = mma_v2(_values(words, factors[g], g, TYPE, WARPS, left), x, total)
-        arrive_alone(free.index(stage))
-    return total
-
-
-@gluon.jit
 def _multiply(
     y_ptr, row_scale_ptr, x_factor_ptr, pair_ptr, tile_ptr, id_ptr, ws, ss, xs, ready, free, units,
     tiles, first_expert, num_experts, n, k, per_row, stride_y, stride_re,
@@ -257,7 +160,10 @@ def _multiply(
             of_row = outer + half * HALF + place
             known = of_row < n
         factor = gl.load(row_scale_ptr + expert * stride_re + of_row, mask=known, other=0.0)
-        total = _sums(ws, ss, xs, ready, free, at, high - low, ROWS, STAGES, TYPE, WARPS, layout)
+        total = stream_sums(
+            ws, ss, xs, ready, free, at, high - low, _held(8, WARPS), _held(1, WARPS), TILE, ROWS,
+            STAGES, TYPE, False, layout,
+        )  # fmt: skip
         at += high - low
         total = total * (factor * LEFT)[:, None]
         if x_factor_ptr is not None:
