@@ -24,9 +24,11 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("matmul", "fp32"): Tolerance(2e-5, 2e-5, 1e-9),
     ("matmul", "bf16"): Tolerance(1e-2, 2**-6, 1e-5),
     # What stands between the two products is rounded, too: half a step of the size of the sum's
-    # terms, which may cancel.  Seen: 2.3e-2 beyond 2^-6 in bfloat16, a gap of 7e-6.
+    # terms, which may cancel.  The reference against itself with hidden rows rounded to bfloat16,
+    # 6144 x 2048, top 8: an error of 0.0048 of results of 2.9, 0.0088 in the worst of 256 rows, a
+    # gap of 3e-6.  Of 25 million values the worst is six of those off: 5.5e-2 seen on a GPU.
     ("experts", "fp32"): Tolerance(2e-5, 2e-5, 1e-9),
-    ("experts", "bf16"): Tolerance(4e-2, 2**-6, 2e-5),
+    ("experts", "bf16"): Tolerance(6e-2, 2**-6, 2e-5),
     # A value at the edge of two codes of e4m3 may get the other one: 2^-4 of a term.  The reference
     # with nothing changed but hidden rows rounded to bfloat16 first, 60 draws of the small cases,
     # results of size 1.4: 0.27 beyond 2^-5, a gap of 1.9e-4.
