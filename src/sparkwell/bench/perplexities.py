@@ -39,11 +39,12 @@ def render(folder: Path) -> str:
 
 def _perplexities(entries: list[Entry]) -> list[str]:
     x = entries[0]
-    where = "CPU, the references" if x["device"] == "cpu" else str(x["gpu"])
+    cpu = x["device"] == "cpu"
+    where = "CPU, the references" if cpu else str(x["gpu"])
     commits = ", ".join(dict.fromkeys(str(entry["commit"]) for entry in entries))
     return [
         "",
-        f"## {x['model']} on {x['text']}",
+        f"## {x['model']} on {x['text']}, {'CPU' if cpu else x['gpu']}",
         "",
         f"{x['tokens']:,} tokens in {x['windows']} windows of {x['window']}; {where}; {x['dtype']} "
         f"arithmetic, activations as `{x['arithmetic']}`; torch {x['torch']}; commits: {commits}; "

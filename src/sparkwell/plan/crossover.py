@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from sparkwell.hardware.gpus import Gpu
 from sparkwell.hardware.targets import Feature
-from sparkwell.plan.derive import FEW
-from sparkwell.plan.efficiency import efficiency
+from sparkwell.plan.efficiency import efficiency, linear_size, quantizing
 from sparkwell.plan.schemes import BF16, FP8, NVFP4, NVFP4_A4, NVFP4_A8, Format
 
 MOST = 16384  # rows
@@ -34,10 +33,12 @@ class Crossover:
 
 def seconds(arithmetic: str, kind: Format, peak: float, gpu: Gpu, m: int, n: int, k: int) -> float:
     """Predicted seconds of x [m, k] times a weight [n, k]."""
-    size = "many" if m > FEW else "few"
     nbytes = kind.nbytes(n, k) + 2 * m * (n + k)
-    known = efficiency(f"linear {arithmetic} {size}")
-    return known.seconds(nbytes / gpu.bandwidth.value, 2.0 * m * n * k / peak)
+    known = efficiency(f"linear {arithmetic} {linear_size(m)}")
+    product = known.seconds(nbytes / gpu.bandwidth.value, 2.0 * m * n * k / peak)
+    if arithmetic.endswith("a16"):
+        return product
+    return product + quantizing(m, k, gpu.bandwidth.value)
 
 
 def crossovers(gpu: Gpu, n: int, k: int) -> list[Crossover]:

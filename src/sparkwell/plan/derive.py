@@ -16,14 +16,16 @@ from typing import Any
 
 from sparkwell.formats.kv import latent_record
 from sparkwell.hardware.gpus import match_device_name
-from sparkwell.plan.efficiency import ASSUMED, FACTS
+from sparkwell.plan.efficiency import ASSUMED, FACTS, experts_size, linear_size
 
 RECORDS = Path("bench/records")
-FEW = 64  # rows of x
 STARTS = [float(x) for x in range(31)]
-SHARES = [0.95**x for x in range(-6, 41)]  # of a published rate; above 1: from the L2
+SHARES = [0.95**x for x in range(41)]  # of a published rate
+FROM_L2 = "mla_sparse prefill"  # the one kind whose bytes come faster than memory gives them
+BEYOND = [0.95**-x for x in range(1, 7)]
 FIXED = 4.0  # microseconds, of kinds with too few records to tell; their memory is USUAL's
 USUAL = (0.8, 0.5)  # memory, math: what a kind leans to that its records do not decide
+LEAN = 0.01  # how much: a rate three times off USUAL must bring 11 % on one record
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,17 @@ def kind_of(op: str, name: str) -> str | None:
             match = re.fullmatch(r"(\w+)-(w\d+a\d+)-(\d+)x\d+x\d+", name)
             if match is None or match[1] == "int4":
                 return None
-            return f"linear {match[2]} {_size(int(match[3]))}"
+            return f"linear {match[2]} {linear_size(int(match[3]))}"
         case "grouped_linear":
             return f"experts w8a8 {'many' if 'prefill' in name else 'few'}"
         case "experts":
             match = re.fullmatch(r"\w+-(w\d+a\d+)-\w+-b(\d+)", name)
-            return f"experts {match[1]} {_size(int(match[2]))}" if match else None
+            return f"experts {match[1]} {experts_size(int(match[2]))}" if match else None
         case "mla_paged" | "index_logits" | "index_logits_paged" | "topk_select":
             return op
         case "attention_prefill":
             return op
     return None
-
-
-def _size(rows: int) -> str:
-    return "many" if rows > FEW else "few"
 
 
 def peak_of(of: str) -> str:
@@ -99,15 +97,16 @@ def _gathered(op: str, case: str) -> float | None:
 
 def fit(rows: list[Timed]) -> dict[str, float]:
     """start, memory, math of the least error, and what error is left."""
+    shares = BEYOND + SHARES if rows[0].of == FROM_L2 else SHARES
     best: tuple[float, float, float, float] | None = None
     enough = len(rows) > 2
     for start in STARTS if enough else [FIXED]:
-        for memory in SHARES if enough else USUAL[:1]:
+        for memory in shares if enough else USUAL[:1]:
             for share in SHARES:
                 far = sum(math.log(x.predicted(start, memory, share) / x.us) ** 2 for x in rows)
                 lean = math.log(memory / USUAL[0]) ** 2 + math.log(share / USUAL[1]) ** 2
-                if best is None or far + 1e-4 * lean < best[0]:
-                    best = (far + 1e-4 * lean, start, memory, share)
+                if best is None or far + LEAN * lean < best[0]:
+                    best = (far + LEAN * lean, start, memory, share)
     assert best is not None
     found = tuple(round(x, 3) for x in best[1:])
     typical, worst = errors(x.predicted(*found) / x.us for x in rows)

@@ -14,6 +14,20 @@ from typing import Any
 FACTS = Path(__file__).with_name("facts.json")
 
 
+FEW, SOME = 16, 1024  # rows of a linear layer's x
+FEW_TOKENS = 64  # of experts
+
+
+def linear_size(rows: int) -> str:
+    """How many rows a linear layer's x has, in the name of a kind: other kernels, other factors."""
+    return "few" if rows <= FEW else "some" if rows <= SOME else "many"
+
+
+def experts_size(rows: int) -> str:
+    """How many rows experts get, likewise."""
+    return "few" if rows <= FEW_TOKENS else "many"
+
+
 @dataclass(frozen=True)
 class Efficiency:
     """start: microseconds of a launch's own.  memory, math: shares of the published rates.
@@ -46,16 +60,22 @@ ASSUMED = {
     one.of: one
     for one in (
         _assumed("linear w16a16 few", 3.0, 0.80, 0.60),
+        _assumed("linear w16a16 some", 4.0, 0.80, 0.70),
         _assumed("linear w16a16 many", 4.0, 0.80, 0.79),
         _assumed("linear w8a16 few", 4.0, 0.85, 0.20),
+        _assumed("linear w8a16 some", 6.0, 0.60, 0.30),
         _assumed("linear w8a16 many", 8.0, 0.50, 0.65),
         _assumed("linear w4a16 few", 4.0, 0.55, 0.25),
+        _assumed("linear w4a16 some", 6.0, 0.45, 0.45),
         _assumed("linear w4a16 many", 8.0, 0.30, 0.65),
         _assumed("linear w8a8 few", 6.0, 0.75, 0.40),
+        _assumed("linear w8a8 some", 8.0, 0.75, 0.33),
         _assumed("linear w8a8 many", 11.0, 0.80, 0.33),
         _assumed("linear w4a8 few", 6.0, 0.55, 0.40),
+        _assumed("linear w4a8 some", 8.0, 0.55, 0.33),
         _assumed("linear w4a8 many", 11.0, 0.55, 0.33),
         _assumed("linear w4a4 few", 6.0, 0.55, 0.40),
+        _assumed("linear w4a4 some", 8.0, 0.55, 0.40),
         _assumed("linear w4a4 many", 11.0, 0.55, 0.40),
         _assumed("experts w16a16 few", 25.0, 0.80, 0.40),
         _assumed("experts w16a16 many", 30.0, 0.50, 0.45),
@@ -81,9 +101,11 @@ ASSUMED = {
 # What was never timed takes the factors of what is most like it, where that was: of the first its
 # share of the bandwidth (the same weights), of the second start and share of the peak.
 LIKE = {
-    "linear w4a8 few": ("linear w4a16 few", "linear w8a8 few"),
+    "linear w4a8 few": ("linear w4a16 few", "linear w4a16 few"),
+    "linear w4a8 some": ("linear w4a16 some", "linear w8a8 some"),
     "linear w4a8 many": ("linear w8a8 many", "linear w8a8 many"),
-    "linear w4a4 few": ("linear w4a16 few", "linear w8a8 few"),
+    "linear w4a4 few": ("linear w4a16 few", "linear w4a16 few"),
+    "linear w4a4 some": ("linear w4a16 some", "linear w8a8 some"),
     "linear w4a4 many": ("linear w8a8 many", "linear w8a8 many"),
     "experts w4a4 few": ("experts w4a16 few", "experts w8a8 few"),
     "experts w4a4 many": ("experts w8a8 many", "experts w8a8 many"),
@@ -107,6 +129,11 @@ def efficiency(of: str) -> Efficiency:
         like = fitted[rest]
         return Efficiency(of, like["start"], fitted[memory]["memory"], like["math"])
     return ASSUMED[of]
+
+
+def quantizing(rows: float, columns: float, bandwidth: float) -> float:
+    """Seconds of the launch that quantizes x: 16-bit values read, a byte for each written."""
+    return efficiency("small").seconds(3 * rows * columns / bandwidth, 0.0)
 
 
 def rung(op: str, target: str) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sparkwell.hardware.gpus import Gpu
-from sparkwell.plan.efficiency import efficiency
+from sparkwell.plan.efficiency import efficiency, quantizing
 from sparkwell.plan.memory import STEP_TOKENS
 from sparkwell.plan.step import Case, Op, Step, operations, prefill_steps
 
@@ -57,7 +57,8 @@ def time_of(ops: Iterable[Op], gpu: Gpu) -> Time:
         if op.of == "link":
             shares["link"] += op.count * seconds
             continue
-        start = min(seconds, efficiency(op.of).start * 1e-6)
+        starts = efficiency(op.of).start + op.launches * efficiency("small").start
+        start = min(seconds, starts * 1e-6)
         shares["start"] += op.count * start
         shares[key] += op.count * (seconds - start)
     return Time(memory, math, bound, predicted, dict(shares))
@@ -75,7 +76,11 @@ def predict(op: Op, gpu: Gpu) -> tuple[float, str]:
     read, made = bounds(op, gpu)
     known = efficiency(op.of)
     binds = "memory" if read / known.memory >= made / known.math else "math"
-    return known.seconds(read, made), binds
+    seconds = known.seconds(read, made)
+    if op.launches:
+        each = op.quantized / op.launches
+        seconds += op.launches * quantizing(each, 1, gpu.bandwidth.value)
+    return seconds, binds
 
 
 def scaled(parts: Iterable[tuple[Time, float]]) -> Time:

@@ -13,7 +13,7 @@ from sparkwell.formats.kv import latent_record
 from sparkwell.hardware.gpus import Gpu
 from sparkwell.ops.device import Device
 from sparkwell.plan import kernels
-from sparkwell.plan.derive import FEW
+from sparkwell.plan.efficiency import experts_size, linear_size
 from sparkwell.plan.kernels import LIBRARY, Kernel
 from sparkwell.plan.links import link
 from sparkwell.plan.memory import token_bytes
@@ -22,6 +22,7 @@ from sparkwell.plan.parts import Part
 from sparkwell.plan.schemes import BF16, Format, Scheme
 from sparkwell.plan.share import Share
 
+PROMPT = 64  # new tokens of a request above which index scores are timed as a prompt's
 PEAKS = {"w16a16": "bf16", "w8a16": "bf16", "w4a16": "bf16", "w8a8": "fp8", "w4a8": "fp8"}
 PEAKS |= {"w4a4": "fp4"}
 
@@ -31,6 +32,7 @@ class Op:
     """`count` calls: each reads and writes nbytes, makes flops at the peak named `peak`.
 
     of: the kind of op, for its efficiency.  arithmetic: of products.  wait: seconds of a link.
+    quantized: values of x that launches in front quantize, `launches` of them; no part of bounds.
     """
 
     layer: str
@@ -42,6 +44,8 @@ class Op:
     kernel: Kernel = Kernel("", LIBRARY)
     arithmetic: str = ""
     wait: float = 0.0
+    quantized: float = 0.0
+    launches: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +154,12 @@ def _linear(case: Case, rows: int, parts: list[Part], kind: Format) -> Op:
     nbytes = sum(kind.nbytes(part.n, k) for part in parts) + 2 * rows * (n + k)
     if decision.arithmetic == "w16a16":
         nbytes = 2 * n * k + 2 * rows * (n + k)
-    size = "many" if rows > FEW else "few"
+    of = f"linear {decision.arithmetic} {linear_size(rows)}"
+    narrow = not decision.arithmetic.endswith("a16")
     return Op(
-        layer, f"linear {decision.arithmetic} {size}", first.count, nbytes, 2.0 * rows * n * k,
+        layer, of, first.count, nbytes, 2.0 * rows * n * k,
         _peak(case.gpu, decision.arithmetic), kernel, decision.arithmetic,
+        quantized=narrow * rows * k, launches=narrow,
     )  # fmt: skip
 
 
@@ -171,10 +177,12 @@ def _experts(case: Case, step: Step, part: Part, kind: Format) -> Op:
     )
     each = 2 * kind.nbytes(width, hidden) + kind.nbytes(hidden, width)
     traffic = pairs * (2 * hidden + 4 * width + 8 * hidden)
-    size = "many" if step.rows > FEW else "few"
+    of = f"experts {arithmetic} {experts_size(step.rows)}"
+    narrow = not arithmetic.endswith("a16")
     return Op(
-        "experts", f"experts {arithmetic} {size}", len(part.layers), read * each + traffic,
+        "experts", of, len(part.layers), read * each + traffic,
         6.0 * pairs * width * hidden, _peak(case.gpu, arithmetic), kernel, arithmetic,
+        quantized=narrow * (step.rows * hidden + pairs * width), launches=2 * narrow,
     )  # fmt: skip
 
 
@@ -222,11 +230,9 @@ def _absorb(c: DeepseekConfig, step: Step, heads: int) -> Op:
     n = heads * (c.qk_nope_head_dim + c.v_head_dim)
     flops = 2.0 * step.rows * n * c.kv_lora_rank
     nbytes = 2 * n * c.kv_lora_rank + 4 * step.rows * heads * c.kv_lora_rank
-    size = "many" if step.rows > FEW else "few"
+    of = f"linear w16a16 {linear_size(step.rows)}"
     kernel = Kernel("bmm", LIBRARY, "the library's choice")
-    return Op(
-        "absorb", f"linear w16a16 {size}", c.num_layers, nbytes, flops, "bf16", kernel, "w16a16"
-    )
+    return Op("absorb", of, c.num_layers, nbytes, flops, "bf16", kernel, "w16a16")
 
 
 def _latent_bytes(c: DeepseekConfig, cache: str) -> int:
@@ -282,7 +288,7 @@ def _indexer(case: Case, step: Step, c: DeepseekConfig) -> Iterator[Op]:
     width = index.head_dim + 4
     nbytes = step.requests * step.context * width + step.rows * (seen * 4 + index.num_heads * width)
     flops = 2.0 * step.rows * seen * index.num_heads * index.head_dim
-    of = "index_logits" if step.each > FEW else "index_logits_paged"
+    of = "index_logits" if step.each > PROMPT else "index_logits_paged"
     peak = "fp8" if "fp8" in case.gpu.peaks else "bf16"
     yield Op("indexer scores", of, layers, nbytes, flops, peak, score)
     nbytes = step.rows * 4 * (seen + index.topk)

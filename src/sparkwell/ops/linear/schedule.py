@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sparkwell.hardware.targets import Feature, Target, TensorPath
 from sparkwell.ops.schedule import (
     EVERY,
+    H200,
     HGMMA,
     HMMA,
     NO_MMA,
@@ -313,31 +314,31 @@ HOPPER = frozenset({90})
 # Tiles of the weight an SM decide: one to four at once, each with all warps; or many in turn.
 _DIRECT: tuple[Row, ...] = (
     #   name                   n   m  bytes warps
-    Row("nvfp4-direct-one",  Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("nvfp4", 8, 16), "NVFP4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
-    Row("nvfp4-direct-two",  Schedule(16, 8, 1024, 8, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 32), "NVFP4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("nvfp4-ring-8",      Schedule(256, 8, 256, 8, 2, 1, way="ring", blocks=2), HOPPER, lambda p: p.n > 64 * p.sms and _ring(8, 512, 5)(p), "NVFP4 that the copy engine reads, at most 8 rows of 16 bits, more than four tiles of the weight an SM, five steps of 256 x 256 for each of two blocks an SM", HMMA),
+    Row("nvfp4-direct-one",  Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("nvfp4", 8, 16), "NVFP4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA, measured_on=H200),
+    Row("nvfp4-direct-two",  Schedule(16, 8, 1024, 8, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, 32), "NVFP4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA, measured_on=H200),
+    Row("nvfp4-ring-8",      Schedule(256, 8, 256, 8, 2, 1, way="ring", blocks=2), HOPPER, lambda p: p.n > 64 * p.sms and _ring(8, 512, 5)(p), "NVFP4 that the copy engine reads, at most 8 rows of 16 bits, more than four tiles of the weight an SM, five steps of 256 x 256 for each of two blocks an SM", HMMA, measured_on=H200),
     Row("nvfp4-direct",      Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _whole_direct, "NVFP4, at most 8 rows of 16 bits, more than four tiles of the weight an SM, K in steps of 1024", HMMA),
-    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA),
-    Row("int4-direct-one",   Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("int4", 8, 16), "INT4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA),
-    Row("int4-direct-two",   Schedule(32, 8, 1024, 16, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 32), "INT4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("int4-direct-four",  Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 64), "INT4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
-    Row("int4-direct",       Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("int4", 8, ANY), "INT4, at most 8 rows of 16 bits", HMMA),
-    Row("fp8-direct-two",    Schedule(16, 8, 2048, 8, fill=1, way="direct"),  HOPPER, _direct("fp8", 8, 32), "FP8, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("fp8-direct-four",   Schedule(16, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, 64), "FP8, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA),
-    Row("fp8-direct",        Schedule(32, 8, 256, 2, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, ANY), "FP8, at most 8 rows of 16 bits", HMMA),
-    Row("fp8-direct-16-two", Schedule(32, 16, 1024, 8, fill=1, way="direct"), HOPPER, _direct("fp8", 16, 32), "FP8, at most 16 rows of 16 bits, two tiles of the weight an SM", HMMA),
-    Row("fp8-direct-16",     Schedule(32, 16, 512, 4, fill=1, way="direct"),  HOPPER, _direct("fp8", 16, 64), "FP8, at most 16 rows of 16 bits, four tiles of the weight an SM", HMMA),
+    Row("nvfp4-direct-four", Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("nvfp4", 8, ANY), "NVFP4, at most 8 rows of 16 bits", HMMA, measured_on=H200),
+    Row("int4-direct-one",   Schedule(16, 8, 1024, 16, fill=1, way="direct"), HOPPER, _direct("int4", 8, 16), "INT4, at most 8 rows of 16 bits, a tile of the weight an SM", HMMA, measured_on=H200),
+    Row("int4-direct-two",   Schedule(32, 8, 1024, 16, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 32), "INT4, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA, measured_on=H200),
+    Row("int4-direct-four",  Schedule(16, 8, 1024, 4, fill=1, way="direct"),  HOPPER, _direct("int4", 8, 64), "INT4, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA, measured_on=H200),
+    Row("int4-direct",       Schedule(32, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("int4", 8, ANY), "INT4, at most 8 rows of 16 bits", HMMA, measured_on=H200),
+    Row("fp8-direct-two",    Schedule(16, 8, 2048, 8, fill=1, way="direct"),  HOPPER, _direct("fp8", 8, 32), "FP8, at most 8 rows of 16 bits, two tiles of the weight an SM", HMMA, measured_on=H200),
+    Row("fp8-direct-four",   Schedule(16, 8, 512, 4, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, 64), "FP8, at most 8 rows of 16 bits, four tiles of the weight an SM", HMMA, measured_on=H200),
+    Row("fp8-direct",        Schedule(32, 8, 256, 2, fill=1, way="direct"),   HOPPER, _direct("fp8", 8, ANY), "FP8, at most 8 rows of 16 bits", HMMA, measured_on=H200),
+    Row("fp8-direct-16-two", Schedule(32, 16, 1024, 8, fill=1, way="direct"), HOPPER, _direct("fp8", 16, 32), "FP8, at most 16 rows of 16 bits, two tiles of the weight an SM", HMMA, measured_on=H200),
+    Row("fp8-direct-16",     Schedule(32, 16, 512, 4, fill=1, way="direct"),  HOPPER, _direct("fp8", 16, 64), "FP8, at most 16 rows of 16 bits, four tiles of the weight an SM", HMMA, measured_on=H200),
 )
 
 TABLE: tuple[Row, ...] = (
     #   name          n    m  bytes warps stages fill shares  targets
     *_DIRECT,
-    Row("nvfp4-ring-16",   Schedule(128, 16, 256, 4, 2, 1, way="ring", blocks=3), HOPPER, _ring(16, 384, 3), "NVFP4 that the copy engine reads, at most 16 rows of 16 bits, three steps of 128 x 256 for each of three blocks an SM", HMMA),
-    Row("nvfp4-turned-16",  Schedule(64, 16, 64, 4, 3, 4, way="turned"), HOPPER, _turned(16), "NVFP4, at most 16 rows of 16 bits, K in steps of 256", HGMMA),
-    Row("nvfp4-turned-64",  Schedule(128, 64, 64, 8, 3, 2, way="turned"), HOPPER, _turned(64), "NVFP4, at most 64 rows of 16 bits, K in steps of 256", HGMMA),
+    Row("nvfp4-ring-16",   Schedule(128, 16, 256, 4, 2, 1, way="ring", blocks=3), HOPPER, _ring(16, 384, 3), "NVFP4 that the copy engine reads, at most 16 rows of 16 bits, three steps of 128 x 256 for each of three blocks an SM", HMMA, measured_on=H200),
+    Row("nvfp4-turned-16",  Schedule(64, 16, 64, 4, 3, 4, way="turned"), HOPPER, _turned(16), "NVFP4, at most 16 rows of 16 bits, K in steps of 256", HGMMA, measured_on=H200),
+    Row("nvfp4-turned-64",  Schedule(128, 64, 64, 8, 3, 2, way="turned"), HOPPER, _turned(64), "NVFP4, at most 64 rows of 16 bits, K in steps of 256", HGMMA, measured_on=H200),
     Row("nvfp4-turned-128", Schedule(64, 128, 64, 4, 3, 2, way="turned"), HOPPER, _turned(128), "NVFP4, at most 128 rows of 16 bits, K in steps of 256", HGMMA),
-    Row("nvfp4-turned-256", Schedule(128, 256, 64, 8, 3, 1, way="turned"), HOPPER, lambda p: _turned(256)(p) and _fill(p, 128), "NVFP4, at most 256 rows of 16 bits, tiles of 128 rows that fill the SMs", HGMMA),
-    Row("nvfp4-turned-two", Schedule(128, 128, 64, 8, 3, 1, way="turned"), HOPPER, _turned(256), "NVFP4, at most 256 rows of 16 bits, K in steps of 256", HGMMA),
+    Row("nvfp4-turned-256", Schedule(128, 256, 64, 8, 3, 1, way="turned"), HOPPER, lambda p: _turned(256)(p) and _fill(p, 128), "NVFP4, at most 256 rows of 16 bits, tiles of 128 rows that fill the SMs", HGMMA, measured_on=H200),
+    Row("nvfp4-turned-two", Schedule(128, 128, 64, 8, 3, 1, way="turned"), HOPPER, _turned(256), "NVFP4, at most 256 rows of 16 bits, K in steps of 256", HGMMA, measured_on=H200),
     Row("nvfp4-8-low", Schedule(16, 8, 64, 8, 4, 1, 8), EVERY - HOPPER, lambda p: p.n <= LOW and _streamed(8, "nvfp4")(p), "NVFP4 of at most 4096 rows, at most 8 of x, of 16 bits", HMMA),
     Row("nvfp4-8",    Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY - HOPPER, _streamed(8, "nvfp4"), "NVFP4, at most 8 rows of 16 bits", HMMA),
     Row("nvfp4-16",   Schedule(64, 16, 64, 4, 4, 2, 2),     EVERY, _streamed(16, "nvfp4"), "NVFP4, at most 16 rows of 16 bits", HMMA),
@@ -354,29 +355,29 @@ TABLE: tuple[Row, ...] = (
     Row("int4-g64",   Schedule(32, 16, 32, 4, 4, 1, 4),     EVERY, _streamed(16, "int4", 64), "INT4 in groups of 64, at most 16 rows of 16 bits", HMMA),
     Row("int4-g32",   Schedule(32, 16, 16, 4, 4, 1, 4),     EVERY, _streamed(16, "int4", 32), "INT4 in groups of 32, at most 16 rows of 16 bits", HMMA),
     Row("blocks-8",   Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY - HOPPER, lambda p: _half(p) and _grouped(8)(p), "FP8 in groups of 128, at most 8 rows of 16 bits", HMMA),
-    Row("blocks-16",  Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA),
+    Row("blocks-16",  Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, _streamed(16, "fp8", 64), "FP8 in groups of 64, at most 16 rows of 16 bits", HMMA, measured_on=H200),
     Row("blocks-64",  Schedule(128, 64, 64, 4, 4, 2),   EVERY, _streamed(64, "fp8", 64), "FP8 in groups of 64, at most 64 rows of 16 bits", HMMA_ANY),
     Row("blocks-few", Schedule(128, 128, 64, 8, 4, 1),  EVERY, _streamed(0, "fp8", 64), "FP8 in groups of 64, few rows of 16 bits", HMMA_ANY),
     Row("rows-8",     Schedule(32, 8, 128, 4, 3, 1, 4),     EVERY - HOPPER, lambda p: p.kind == "fp8" and _half(p) and _by_row(8)(p), "FP8 rows, at most 8 rows of 16 bits", HMMA),
     Row("rows-16",    Schedule(64, 16, 64, 4, 5, 2, 2),     EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(16)(p), "FP8 rows, at most 16 rows of 16 bits", HMMA),
     Row("rows-64",    Schedule(128, 64, 64, 4, 4, 2),   EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(64)(p), "FP8 rows, at most 64 rows of 16 bits", HMMA_ANY),
     Row("rows-few",   Schedule(128, 128, 64, 8, 4, 1),  EVERY, lambda p: p.kind == "fp8" and _half(p) and _by_row(p.few)(p), "FP8 rows, few rows of 16 bits", HMMA_ANY),
-    Row("widened",    Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA),
+    Row("widened",    Schedule(16, 0, 128, 4),          EVERY, lambda p: True, "everything", NO_MMA, measured_on=H200),
 )
 
 SCALED: tuple[Row, ...] = (
     #   name              n   m  columns warps stages
     Row("few-8-least",  Schedule(16, 8, 512, 4, 8, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= 16 * p.sms, "at most 8 rows that the copy engine reads, at most a tile of 16 of the weight for an SM", QGMMA),
-    Row("few-8-low",    Schedule(16, 8, 1024, 4, 4, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= LOW, "at most 8 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
-    Row("few-8",        Schedule(64, 8, 128, 4, 10, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= 128 * p.sms, "at most 8 rows that the copy engine reads, at most two tiles of 64 of the weight for an SM", QGMMA),
-    Row("few-8-many",   Schedule(64, 8, 128, 4, 7, roles=True, blocks=3), HOPPER, lambda p: _few(p, 8), "at most 8 rows that the copy engine reads", QGMMA),
-    Row("few-16-low",   Schedule(16, 16, 1024, 4, 3, roles=True, blocks=2), HOPPER, lambda p: _few(p, 16) and p.n <= LOW, "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA),
-    Row("few-16",       Schedule(64, 16, 128, 4, 10, roles=True, blocks=2), HOPPER, lambda p: _few(p, 16) and p.n <= 128 * p.sms, "at most 16 rows that the copy engine reads, at most two tiles of 64 of the weight for an SM", QGMMA),
-    Row("few-16-many",  Schedule(64, 16, 128, 4, 7, roles=True, blocks=3), HOPPER, lambda p: _few(p, 16), "at most 16 rows that the copy engine reads", QGMMA),
+    Row("few-8-low",    Schedule(16, 8, 1024, 4, 4, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= LOW, "at most 8 rows that the copy engine reads, at most 4096 of the weight", QGMMA, measured_on=H200),
+    Row("few-8",        Schedule(64, 8, 128, 4, 10, roles=True, blocks=2), HOPPER, lambda p: _few(p, 8) and p.n <= 128 * p.sms, "at most 8 rows that the copy engine reads, at most two tiles of 64 of the weight for an SM", QGMMA, measured_on=H200),
+    Row("few-8-many",   Schedule(64, 8, 128, 4, 7, roles=True, blocks=3), HOPPER, lambda p: _few(p, 8), "at most 8 rows that the copy engine reads", QGMMA, measured_on=H200),
+    Row("few-16-low",   Schedule(16, 16, 1024, 4, 3, roles=True, blocks=2), HOPPER, lambda p: _few(p, 16) and p.n <= LOW, "at most 16 rows that the copy engine reads, at most 4096 of the weight", QGMMA, measured_on=H200),
+    Row("few-16",       Schedule(64, 16, 128, 4, 10, roles=True, blocks=2), HOPPER, lambda p: _few(p, 16) and p.n <= 128 * p.sms, "at most 16 rows that the copy engine reads, at most two tiles of 64 of the weight for an SM", QGMMA, measured_on=H200),
+    Row("few-16-many",  Schedule(64, 16, 128, 4, 7, roles=True, blocks=3), HOPPER, lambda p: _few(p, 16), "at most 16 rows that the copy engine reads", QGMMA, measured_on=H200),
     Row("few-64",       Schedule(64, 64, 256, 4, 3, roles=True, blocks=2), HOPPER, lambda p: _few(p, 64) and p.k <= 4096, "at most 64 rows that the copy engine reads, k at most 4096", QGMMA),
-    Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and 4 * _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for four SMs", QGMMA),
-    Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for an SM", QGMMA),
-    Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA),
+    Row("roles-split", Schedule(128, 128, 128, 4, 4, 1, roles=True), HOPPER, lambda p: _boxed(p) and p.k >= 1024 and 4 * _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for four SMs", QGMMA, measured_on=H200),
+    Row("roles-low", Schedule(128, 128, 128, 4, 5, roles=True), HOPPER, lambda p: _boxed(p) and _tiles(p) <= p.sms, "rows that the copy engine reads, at most a tile of 128 x 128 for an SM", QGMMA, measured_on=H200),
+    Row("roles",     Schedule(256, 128, 128, 4, 4, roles=True), HOPPER, _boxed, "rows that the copy engine reads, half-precision results", QGMMA, measured_on=H200),
     Row("roles-wide", Schedule(256, 128, 128, 4, 3, roles=True), HOPPER, _boxed, "rows that the copy engine reads", QGMMA),
     Row("blocks-16", Schedule(64, 16, 128, 2, 4, 6),   EVERY, _grouped(16), "FP8 in groups of 128, at most 16 rows", f"{HMMA}|{QMMA}"),
     Row("blocks-64", Schedule(128, 64, 128, 8, 3, 2),  EVERY, _grouped(64), "FP8 in groups of 128, at most 64 rows", FP8_ANY),
@@ -405,10 +406,10 @@ EXPANDED: tuple[Row, ...] = (
 )
 
 REDUCE: tuple[Row, ...] = (
-    Row("reduce",    Reduce(128, 16, 4),                   EVERY, lambda p: True, "every width", NO_MMA),
+    Row("reduce",    Reduce(128, 16, 4),                   EVERY, lambda p: True, "every width", NO_MMA, measured_on=H200),
 )
 
 TURN: tuple[Row, ...] = (
-    Row("turn",      Reduce(1024, 1, 4),                   HOPPER, lambda p: True, "every width", NO_MMA),
+    Row("turn",      Reduce(1024, 1, 4),                   HOPPER, lambda p: True, "every width", NO_MMA, measured_on=H200),
 )
 # fmt: on

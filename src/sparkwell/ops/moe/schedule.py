@@ -11,6 +11,7 @@ from sparkwell.hardware.targets import Feature, Target
 from sparkwell.ops.linear.schedule import roles_shared
 from sparkwell.ops.schedule import (
     EVERY,
+    H200,
     HGMMA,
     HMMA,
     NO_MMA,
@@ -237,10 +238,11 @@ def _rows(
     units: _Units = _UNITS,
     *,
     narrow: str = "",
+    timed: frozenset[int] = frozenset(),
 ) -> list[Row]:
     """A row for each kind of tensor core: operands copied 16 bytes at a time, in whole steps.
 
-    narrow: type of both operands where that is "fp8" or "fp4".
+    narrow: type of both operands where that is "fp8" or "fp4".  timed: targets on an H200.
     """
 
     def when(p: Problem) -> bool:
@@ -255,10 +257,21 @@ def _rows(
         f"{', '.join(kinds)}; {narrow.upper() or '16-bit'} operands at multiples of 16 bytes, k and groups of "
         f"{s.block_k} n, tiles of {s.block_m}{of}"
     )
-    return [Row(name + unit, s, targets, when, serves, emits) for unit, targets, emits in units]
+    return [
+        Row(
+            name + unit,
+            s,
+            targets,
+            when,
+            serves,
+            emits,
+            measured_on=H200 if targets == timed else None,
+        )
+        for unit, targets, emits in units
+    ]
 
 
-def _streams(name: str, s: Schedule, gated: bool) -> list[Row]:
+def _streams(name: str, s: Schedule, gated: bool, measured_on: str | None = None) -> list[Row]:
     """A Hopper row of NVFP4 by few rows."""
 
     def when(p: Problem) -> bool:
@@ -268,7 +281,7 @@ def _streams(name: str, s: Schedule, gated: bool) -> list[Row]:
         f"nvfp4; 16-bit x, k of {STREAM} n, experts side by side, tiles of {s.block_m}, "
         f"{'' if gated else 'not '}gated"
     )
-    return [Row(name, s, frozenset({90}), when, serves, HMMA)]
+    return [Row(name, s, frozenset({90}), when, serves, HMMA, measured_on=measured_on)]
 
 
 def _odd(name: str, s: Schedule, units: _Units, *, exact: bool = False) -> list[Row]:
@@ -286,7 +299,7 @@ def _boxed(p: Problem) -> bool:
 
 # fmt: off
 TABLE: tuple[Row, ...] = (
-    Row("w8a8-roles",      Schedule(128, 256, 128, 4, 4, roles=True), frozenset({90}), _boxed, "FP8 rows that the copy engine reads, in tiles of 128, half-precision results", QGMMA),
+    Row("w8a8-roles",      Schedule(128, 256, 128, 4, 4, roles=True), frozenset({90}), _boxed, "FP8 rows that the copy engine reads, in tiles of 128, half-precision results", QGMMA, measured_on=H200),
     Row("w8a8-roles-wide", Schedule(128, 256, 128, 4, 3, roles=True), frozenset({90}), _boxed, "FP8 rows that the copy engine reads, in tiles of 128", QGMMA),
     #       name           positions, outputs, columns, warps, stages
     *_rows("float-16",     Schedule(16, 64, 64, 4, 4),   _FLOAT),
@@ -298,8 +311,8 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp8-64",       Schedule(64, 64, 64, 4, 3),   _FP8),
     *_rows("fp8-128",      Schedule(128, 64, 64, 8, 3),  _FP8, True),
     *_rows("fp8-wide",     Schedule(128, 128, 64, 8, 3), _FP8, False),
-    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 4, 3, True, 3),   True),
-    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 4, 3, True, 3),  False),
+    *_streams("fp4-streamed-8",  Schedule(8, 64, 256, 4, 3, True, 3),   True, H200),
+    *_streams("fp4-streamed-8",  Schedule(8, 128, 256, 4, 3, True, 3),  False, H200),
     *_streams("fp4-streamed-16", Schedule(16, 64, 256, 4, 2, True, 3),  True),
     *_streams("fp4-streamed-16", Schedule(16, 128, 256, 4, 2, True, 3), False),
     *_rows("fp4-turned",   Schedule(16, 64, 128, 4, 4, True), _FP4[:2], units=_LATER[:1]),
@@ -312,7 +325,7 @@ TABLE: tuple[Row, ...] = (
     *_rows("fp4-wide",     Schedule(128, 128, 64, 8, 3), _FP4, False, _LATER),
     *_rows("fp4-wide",     Schedule(128, 128, 32, 8, 4), _FP4, False, (_SYNC,)),
     *_rows("w8a8-16",      Schedule(16, 64, 64, 4, 4),   _FP8, None, _EIGHT[:1], narrow="fp8"),
-    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT[1:], narrow="fp8"),
+    *_rows("w8a8-16",      Schedule(16, 64, 128, 4, 4),  _FP8, None, _EIGHT[1:], narrow="fp8", timed=frozenset({90})),
     *_rows("w8a8-64",      Schedule(64, 64, 64, 4, 3),   _FP8, None, _EIGHT[:1], narrow="fp8"),
     *_rows("w8a8-64",      Schedule(64, 64, 128, 4, 3),  _FP8, None, _EIGHT[1:], narrow="fp8"),
     *_rows("w8a8-128",     Schedule(128, 64, 128, 8, 3), _FP8, True, _EIGHT, narrow="fp8"),
@@ -330,7 +343,7 @@ TABLE: tuple[Row, ...] = (
 )
 
 SORT: tuple[Row, ...] = (
-    Row("sort", Warps(4, 128), EVERY, lambda p: True, "every number of pairs", NO_MMA),
+    Row("sort", Warps(4, 128), EVERY, lambda p: True, "every number of pairs", NO_MMA, measured_on=H200),
 )
 
 ROUTE: tuple[Row, ...] = (
@@ -339,10 +352,10 @@ ROUTE: tuple[Row, ...] = (
 )
 
 TURN: tuple[Row, ...] = (
-    Row("turn", Warps(8), frozenset({90}), lambda p: True, "every width", NO_MMA),
+    Row("turn", Warps(8), frozenset({90}), lambda p: True, "every width", NO_MMA, measured_on=H200),
 )
 
 COMBINE: tuple[Row, ...] = (
-    Row("combine", Warps(4, 512), EVERY, lambda p: True, "every width", NO_MMA),
+    Row("combine", Warps(4, 512), EVERY, lambda p: True, "every width", NO_MMA, measured_on=H200),
 )
 # fmt: on
