@@ -444,7 +444,10 @@ def test_seconds_by_hand() -> None:
 
 def test_rows_of_x_are_quantized_before_they_are_multiplied() -> None:
     of = case("llama-3.1-8b", "h200", "fp8")
-    many, few = (by_layer(of, Step(n, 1, 4096, 1))["o"] for n in (2048, 1))
+    layers = by_layer(of, Step(2048, 1, 4096, 1))
+    many, few = layers["o"], by_layer(of, Step(1, 1, 4096, 1))["o"]
+    made = {name: op.launches for name, op in layers.items() if op.arithmetic == "w8a8"}
+    assert made == {"k + q + v": 0, "o": 1, "dense gate + up": 0, "dense down": 0}
     assert (many.arithmetic, many.launches, many.quantized) == ("w8a8", 1, 2048 * 4096)
     assert (few.arithmetic, few.launches, few.quantized) == ("w8a16", 0, 0)
     alone = time_of([replace(many, launches=0)], of.gpu)
@@ -454,6 +457,9 @@ def test_rows_of_x_are_quantized_before_they_are_multiplied() -> None:
     assert whole.bound == alone.bound
     started = whole.shares["start"] - alone.shares["start"]
     assert started == pytest.approx(many.count * small.start * 1e-6)
-    experts = by_layer(case("deepseek-v3.2", "h200", "fp8", 8), Step(4096, 1, 4096, 1))["experts"]
+    layers = by_layer(case("deepseek-v3.2", "h200", "fp8", 8), Step(4096, 1, 4096, 1))
+    assert layers["shared gate + up"].launches == 1 and layers["shared down"].launches == 0
+    assert layers["dense gate + up"].launches == 0 and layers["q_b"].launches == 1
+    experts = layers["experts"]
     wide = 7168 * 4096 + 8 * 4096 * 256
     assert (experts.arithmetic, experts.launches, experts.quantized) == ("w8a8", 2, wide)

@@ -17,7 +17,7 @@ from sparkwell.formats.paged import PagedCache
 from sparkwell.formats.weights import Weight
 from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
-from sparkwell.models.products import linear
+from sparkwell.models.products import add_rms_norm_for, linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_prefill
 from sparkwell.ops.cache import cache_gather, index_key_write, latent_write
@@ -259,8 +259,8 @@ class Layer:
         """h + delta -> the same for the next layer: a sum is formed where it is next read."""
         h, x = add_rms_norm(h, delta, self.attention_norm, eps=self.eps)
         out, slots = self.attention(x, batch, split, cache, slots)
-        h, x = add_rms_norm(h, out, self.mlp_norm, eps=self.eps)
-        return h, self.mlp(x), slots
+        h, rows = add_rms_norm_for(self.mlp.readers, h, out, self.mlp_norm, eps=self.eps)
+        return h, self.mlp(rows), slots
 
 
 class DeepseekModel:

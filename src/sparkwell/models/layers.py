@@ -7,9 +7,8 @@ import torch
 
 from sparkwell.checkpoints.config import MoeConfig, RopeConfig
 from sparkwell.formats.weights import Weight, join, unjoinable
-from sparkwell.models.products import experts, linear
+from sparkwell.models.products import Rows, experts, linear, swiglu_for
 from sparkwell.models.weights import Weights
-from sparkwell.ops.activation import swiglu
 from sparkwell.ops.moe import route_sigmoid, route_softmax
 from sparkwell.ops.rope import rope, rope_frequencies
 
@@ -48,8 +47,13 @@ class Mlp:
         )
         self.down: Weight = weights.linear(f"{prefix}.down_proj", hidden, width)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(swiglu(multiplied(x, self.gate_up)), self.down)
+    @property
+    def readers(self) -> tuple[Weight, ...]:
+        """What x is multiplied by, where nothing else reads it."""
+        return self.gate_up
+
+    def __call__(self, x: Rows) -> torch.Tensor:
+        return linear(swiglu_for(self.down, multiplied(x, self.gate_up)), self.down)
 
 
 def joined(*weights: Weight) -> tuple[Weight, ...]:
@@ -60,7 +64,7 @@ def joined(*weights: Weight) -> tuple[Weight, ...]:
 
 
 def multiplied(
-    x: torch.Tensor, weights: tuple[Weight, ...], bias: torch.Tensor | None = None
+    x: Rows, weights: tuple[Weight, ...], bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """What `joined` weights make of x, side by side; bias: of all their outputs, or None."""
     if len(weights) == 1:
@@ -72,6 +76,8 @@ def multiplied(
 
 class Moe:
     """sum_j w_j Expert_j(x) + Shared(x), over the experts the router picks for each token."""
+
+    readers: tuple[Weight, ...] = ()  # the router and the experts read x as it is
 
     def __init__(self, config: MoeConfig, weights: Weights, prefix: str, hidden: int) -> None:
         self.config = config
@@ -101,7 +107,8 @@ class Moe:
             scale=c.scale,
         )
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Rows) -> torch.Tensor:
+        assert isinstance(x, torch.Tensor)
         weights, ids = self.route(x)
         y = experts(x, ids, weights, self.gate_up, self.down)
         return y if self.shared is None else y + self.shared(x)

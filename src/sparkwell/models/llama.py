@@ -9,7 +9,7 @@ from sparkwell.formats.kv import Record, gqa_record
 from sparkwell.formats.paged import PagedCache
 from sparkwell.models.batch import Batch
 from sparkwell.models.layers import Mlp, Moe, Rotary, joined, multiplied
-from sparkwell.models.products import linear
+from sparkwell.models.products import Rows, add_rms_norm_for, linear
 from sparkwell.models.weights import Weights
 from sparkwell.ops.attention import attention_paged
 from sparkwell.ops.cache import cache_write
@@ -35,7 +35,7 @@ class Attention:
             self.k_norm = w.tensor(f"{prefix}.k_norm.weight", (c.head_dim,))
         self.rotary = Rotary(c.head_dim, c.rope, interleaved=False)
 
-    def __call__(self, x: torch.Tensor, batch: Batch, cache: PagedCache) -> torch.Tensor:
+    def __call__(self, x: Rows, batch: Batch, cache: PagedCache) -> torch.Tensor:
         c = self.config
         q, k, v = multiplied(x, self.qkv, self.qkv_bias).split(list(self.widths.values()), -1)
         q, k = (part.unflatten(-1, (-1, c.head_dim)) for part in (q, k))
@@ -77,8 +77,9 @@ class Layer:
         self, h: torch.Tensor, delta: torch.Tensor, batch: Batch, cache: PagedCache
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """h + delta -> the same for the next layer: a sum is formed where it is next read."""
-        h, x = add_rms_norm(h, delta, self.attention_norm, eps=self.eps)
-        h, x = add_rms_norm(h, self.attention(x, batch, cache), self.mlp_norm, eps=self.eps)
+        h, x = add_rms_norm_for(self.attention.qkv, h, delta, self.attention_norm, eps=self.eps)
+        out = self.attention(x, batch, cache)
+        h, x = add_rms_norm_for(self.mlp.readers, h, out, self.mlp_norm, eps=self.eps)
         return h, self.mlp(x)
 
 

@@ -1,18 +1,19 @@
-"""The products of a model's layers, in the arithmetic that its runner asks for."""
+"""The products of a model's layers, in the arithmetic that its runner asks for; their operands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 
 from sparkwell.errors import BadInput
 from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.nvfp4 import Nvfp4
-from sparkwell.formats.weights import Weight
+from sparkwell.formats.weights import QuantizedTensor, Weight
+from sparkwell.ops import activation, moe, norm
 from sparkwell.ops import linear as op_linear
-from sparkwell.ops import moe
-from sparkwell.ops.linear.arithmetic import made_for
+from sparkwell.ops.linear.arithmetic import Quantizer, made_for
 
 ARITHMETICS = ("auto", "scheme")
 _ARITHMETIC: ContextVar[str] = ContextVar("arithmetic", default="auto")
@@ -36,18 +37,72 @@ def products(arithmetic: str) -> Iterator[None]:
         _ARITHMETIC.reset(token)
 
 
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Rows quantized where they were made.  dtype: theirs before, and that of their products."""
+
+    values: QuantizedTensor
+    dtype: torch.dtype
+
+
+Rows = torch.Tensor | QuantizedRows  # [T, k]
+
+
 def linear(
-    x: torch.Tensor,
+    x: Rows,
     weight: Weight,
     bias: torch.Tensor | None = None,
     *,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """`ops.linear.linear`."""
-    arithmetic = "auto"
+    if isinstance(x, QuantizedRows):
+        return op_linear.linear(x.values, weight, bias, out_dtype=out_dtype or x.dtype)
+    return op_linear.linear(x, weight, bias, out_dtype=out_dtype, arithmetic=_asked(weight))
+
+
+def swiglu_for(reader: Weight, gate_up: torch.Tensor) -> Rows:
+    """`ops.activation.swiglu`, quantized in its pass where the product with `reader` would."""
+    how = _quantizer(gate_up, [reader])
+    if how is None:
+        return activation.swiglu(gate_up)
+    return QuantizedRows(activation.swiglu_quantized(gate_up, **how._asdict()), gate_up.dtype)
+
+
+def add_rms_norm_for(
+    readers: Sequence[Weight],
+    x: torch.Tensor,
+    delta: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+) -> tuple[torch.Tensor, Rows]:
+    """`ops.norm.add_rms_norm`, its rows quantized in its pass where all of `readers` want the same.
+
+    readers: weights that the rows are multiplied by; (): something else reads them, too.
+    """
+    how = _quantizer(x, readers)
+    if how is None:
+        return norm.add_rms_norm(x, delta, weight, eps=eps)
+    total, rows = norm.add_rms_norm_quantized(x, delta, weight, eps=eps, **how._asdict())
+    return total, QuantizedRows(rows, x.dtype)
+
+
+def _asked(weight: Weight) -> str:
+    """The arithmetic that a product is asked for."""
     if _ARITHMETIC.get() == "scheme" and not isinstance(weight, torch.Tensor):
-        arithmetic = made_for(weight)
-    return op_linear.linear(x, weight, bias, out_dtype=out_dtype, arithmetic=arithmetic)
+        return made_for(weight)
+    return "auto"
+
+
+def _quantizer(x: torch.Tensor, readers: Sequence[Weight]) -> Quantizer | None:
+    """How the products of x's rows with all of `readers` have them quantized; None: not alike."""
+    first, *rest = [
+        op_linear.linear_quantizer(len(x), weight, x.device, _asked(weight)) for weight in readers
+    ] or [None]
+    if first is None or rest and (first.input_scale is not None or set(rest) != {first}):
+        return None
+    return first
 
 
 def experts(

@@ -155,12 +155,19 @@ def _linear(case: Case, rows: int, parts: list[Part], kind: Format) -> Op:
     if decision.arithmetic == "w16a16":
         nbytes = 2 * n * k + 2 * rows * (n + k)
     of = f"linear {decision.arithmetic} {linear_size(rows)}"
-    narrow = not decision.arithmetic.endswith("a16")
+    narrow = not decision.arithmetic.endswith("a16") and not _made_narrow(case, first, names)
     return Op(
         layer, of, first.count, nbytes, 2.0 * rows * n * k,
         _peak(case.gpu, decision.arithmetic), kernel, decision.arithmetic,
-        quantized=narrow * rows * k, launches=narrow,
+        quantized=narrow * rows * k, launches=int(narrow),
     )  # fmt: skip
+
+
+def _made_narrow(case: Case, first: Part, names: set[str]) -> bool:
+    """Whether what makes x quantizes it: SwiGLU, and norms whose rows nothing else reads."""
+    llama = isinstance(case.model.config, LlamaConfig)
+    normed = "gate_proj" in names and first.group == "dense" or "q_proj" in names and llama
+    return normed or "down_proj" in names
 
 
 def _experts(case: Case, step: Step, part: Part, kind: Format) -> Op:
@@ -182,7 +189,7 @@ def _experts(case: Case, step: Step, part: Part, kind: Format) -> Op:
     return Op(
         "experts", of, len(part.layers), read * each + traffic,
         6.0 * pairs * width * hidden, _peak(case.gpu, arithmetic), kernel, arithmetic,
-        quantized=narrow * (step.rows * hidden + pairs * width), launches=2 * narrow,
+        quantized=narrow * (step.rows * hidden + pairs * width), launches=2 * int(narrow),
     )  # fmt: skip
 
 

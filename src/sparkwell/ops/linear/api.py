@@ -7,17 +7,19 @@ import math
 import torch
 
 from sparkwell.errors import BadInput
-from sparkwell.formats.fp8 import Fp8Block
 from sparkwell.formats.quantized import Quantized
 from sparkwell.formats.weights import QuantizedTensor, Weight
 from sparkwell.ops.backend import choose
 from sparkwell.ops.device import device_of
 from sparkwell.ops.linear.arithmetic import (
     Decision,
+    Quantizer,
+    activations_of,
     check_arithmetic,
     check_pair,
     decide,
     memory_bound_rows,
+    quantizer,
 )
 from sparkwell.ops.linear.reference import linear_reference
 from sparkwell.ops.quantize import quantize_activations
@@ -69,15 +71,11 @@ def linear(
     if isinstance(weight, torch.Tensor):
         return multiply_plain(x, weight, bias, out_dtype)
     rows = math.prod(x.shape[:-1])
-    decision = decide(rows, weight, device_of(x.device), arithmetic)
-    if decision.activations == "none":
+    how = quantizer(decide(rows, weight, device_of(x.device), arithmetic).activations, weight)
+    if how is None:
         return multiply_as_is(x, weight, bias, out_dtype)
-    given = getattr(weight, "input_scale", None)
     flat = x.reshape(rows, x.shape[-1])
-    group = weight.block[1] if isinstance(weight, Fp8Block) else 128
-    quantized = quantize_activations(
-        flat, decision.activations, input_scale=given, group=group, backend="kernel"
-    )
+    quantized = quantize_activations(flat, **how._asdict(), backend="kernel")
     y = multiply_quantized(quantized, weight, bias, out_dtype)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -89,6 +87,22 @@ def linear_decision(x: torch.Tensor, weight: Weight, arithmetic: str = "auto") -
     Raises as `linear` does.
     """
     return decide(math.prod(x.shape[:-1]), weight, device_of(x.device), arithmetic)
+
+
+def linear_quantizer(
+    rows: int, weight: Weight, device: torch.device, arithmetic: str = "auto"
+) -> Quantizer | None:
+    """How `linear` quantizes so many rows of x on a device; None: it leaves them as they are.
+
+    What makes x can do that in its own pass (`rms_norm_quantized`, `swiglu_quantized`).
+    Raises as `linear` does.
+    """
+    if isinstance(weight, torch.Tensor):
+        return None
+    if device.type == "cpu":
+        check_arithmetic(weight, arithmetic)
+        return quantizer(activations_of(arithmetic, weight), weight)
+    return quantizer(decide(rows, weight, device_of(device), arithmetic).activations, weight)
 
 
 def linear_in_words(weight: Weight, device: torch.device) -> str:

@@ -1,5 +1,7 @@
 """In which arithmetic a linear layer is multiplied: `decision` for weights that are tensors."""
 
+from typing import NamedTuple
+
 import torch
 
 from sparkwell.errors import BadInput
@@ -19,6 +21,7 @@ from sparkwell.ops.linear.decision import (
 __all__ = [
     "ARITHMETICS",
     "Decision",
+    "Quantizer",
     "activations_of",
     "check_arithmetic",
     "check_pair",
@@ -26,7 +29,24 @@ __all__ = [
     "made_for",
     "memory_bound_rows",
     "product_like",
+    "quantizer",
 ]
+
+
+class Quantizer(NamedTuple):
+    """How x is quantized; the arguments of `quantize_activations`."""
+
+    activations: Activations
+    input_scale: torch.Tensor | None
+    group: int
+
+
+def quantizer(activations: Activations, weight: QuantizedTensor) -> Quantizer | None:
+    """Of a decision's activations for the weight; None for "none"."""
+    if activations == "none":
+        return None
+    given = getattr(weight, "input_scale", None)
+    return Quantizer(activations, given, weight.block[1] if isinstance(weight, Fp8Block) else 128)
 
 
 def described(weight: Weight) -> Described:
