@@ -177,8 +177,8 @@ class Feeder:
     """One model, its caches, and the pages of any number of requests."""
 
     def __init__(self, model: Model, *, dtype: str = "fp32", page_size: int = 16, pages: int = 160):
-        self.model, self.page_size = model, page_size
-        self.caches = model.allocate(pages, page_size=page_size, dtype=dtype)
+        self.model, self.page_size, self.device = model, page_size, model.embed.device
+        self.caches = model.allocate(pages, page_size=page_size, dtype=dtype, device=self.device)
         order = torch.randperm(pages, generator=torch.Generator().manual_seed(7))
         self.free = order.tolist()  # scattered pages: a contiguous table would hide mistakes
         self.pages: dict[str, list[int]] = {}
@@ -191,7 +191,7 @@ class Feeder:
 
     @torch.inference_mode()
     def run(self, *spans: Span) -> torch.Tensor:
-        batch = Batch.build(spans, page_size=self.page_size)
+        batch = Batch.build(spans, page_size=self.page_size, device=self.device)
         return self.model.forward(batch, self.caches)  # type: ignore[arg-type]
 
     def prefill(self, ids: list[int], request: str = "a") -> torch.Tensor:
