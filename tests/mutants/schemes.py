@@ -1,10 +1,23 @@
 """One-line bugs of weights quantized while loaded, of their arithmetic, of perplexities."""
 
-TESTS = ["tests/models/test_schemes.py", "tests/bench/test_perplexity.py", "tests/cli/test_demo.py"]
+TESTS = ["tests/models/test_schemes.py", "tests/models/test_products.py"]
+TESTS += ["tests/bench/test_perplexity.py", "tests/cli/test_demo.py"]
 INTERPRET = False
 SCHEMES, PRODUCTS, WEIGHTS = (f"models/{n}.py" for n in ("schemes", "products", "weights"))
 LOAD, RUNNER, BENCH = "models/load.py", "engine/runner.py", "bench/perplexity.py"
 MUTANTS = [
+    (PRODUCTS, "set(rest) != {first}", "set(rest) == {first}"),
+    (PRODUCTS, "(first.input_scale is not None or set", "(set"),
+    (PRODUCTS, "if first is None or rest and", "if first is None or"),
+    (PRODUCTS, "out_dtype=out_dtype or x.dtype", "out_dtype=out_dtype"),
+    (PRODUCTS, "how = _quantizer(gate_up, [reader])", "how = None"),
+    (PRODUCTS, "how = _quantizer(x, readers)", "how = None"),
+    (
+        "models/layers.py",
+        "swiglu_for(self.down, multiplied",
+        "swiglu_for(self.gate_up[0], multiplied",
+    ),
+    ("ops/linear/api.py", "quantizer(activations_of(arithmetic, weight), weight)", "None"),
     (SCHEMES, "activations=self.activations)", 'activations="none")'),
     (SCHEMES, "partial(quantize_nvfp4, search=True)", "partial(quantize_nvfp4, search=False)"),
     (SCHEMES, 'INDEXER = (".indexer.",)', "INDEXER = ()"),

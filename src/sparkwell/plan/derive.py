@@ -105,8 +105,9 @@ def fit(rows: list[Timed]) -> dict[str, float]:
             for share in SHARES:
                 far = sum(math.log(x.predicted(start, memory, share) / x.us) ** 2 for x in rows)
                 lean = math.log(memory / USUAL[0]) ** 2 + math.log(share / USUAL[1]) ** 2
-                if best is None or far + LEAN * lean < best[0]:
-                    best = (far + LEAN * lean, start, memory, share)
+                cost = far + LEAN * lean
+                if best is None or cost < best[0]:
+                    best = (cost, start, memory, share)
     assert best is not None
     found = tuple(round(x, 3) for x in best[1:])
     typical, worst = errors(x.predicted(*found) / x.us for x in rows)
