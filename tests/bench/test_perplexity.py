@@ -55,6 +55,8 @@ def test_windows_are_whole_and_the_rest_is_left_out(tokenizer: Tokenizer, tmp_pa
     assert text.scored == 11 * len(text.windows) and text.name == "text.txt"
     exact = read_text(file, tokenizer, window=len(ids))
     assert exact.windows == (tuple(ids),)
+    parts = next(n for n in range(2, len(ids)) if len(ids) % n == 0)
+    assert len(read_text(file, tokenizer, window=len(ids) // parts).windows) == parts
     assert read_text(file, tokenizer, window=12, most=2).windows == text.windows[:2]
     short = read_text(file, tokenizer, window=1000)
     assert short.windows == (tuple(ids),), "a text shorter than a window is scored as it is"

@@ -10,10 +10,16 @@ from oracle import Feeder
 from sparkwell.checkpoints.locate import locate
 from sparkwell.formats import Fp8Block, Weight
 from sparkwell.models import products as module
+from sparkwell.models.layers import Mlp
 from sparkwell.models.load import load_model
 from sparkwell.models.products import QuantizedRows, add_rms_norm_for, linear, products, swiglu_for
+from sparkwell.ops.activation import swiglu
 from sparkwell.ops.device import as_target
-from sparkwell.ops.linear import linear_decision, linear_quantizer
+from sparkwell.ops.linear import (
+    linear_decision,
+    linear_quantizer,
+    quantized_linear_reference,
+)
 from sparkwell.ops.norm import add_rms_norm
 from sparkwell.ops.quantize import quantize_activations
 from sparkwell.verify.case import Maker
@@ -78,6 +84,27 @@ def test_products_have_the_type_of_what_was_quantized(reader: Weight, dtype: tor
         want = linear(add_rms_norm(x, delta, torch.ones(64), eps=1e-6)[1], reader)
         assert torch.equal(linear(rows, reader), want) and torch.equal(total, x + delta)
     assert isinstance(swiglu_for(reader, gate_up), torch.Tensor)  # as it is, on a CPU
+
+
+def test_gates_are_quantized_for_what_reads_them() -> None:
+    """Mixed precision: another format behind SwiGLU than before it."""
+
+    class Held:
+        def linear(self, name: str, n: int, k: int) -> Weight:
+            return (
+                wide if name.endswith("down_proj") else plain[:n] if "gate" in name else plain[n:]
+            )
+
+    wide = made_for("fp8-group", fp8_block(64, 96))
+    plain = torch.randn(192, 64, generator=torch.Generator().manual_seed(7))
+    mlp = Mlp(Held(), "mlp", 64, 96)  # type: ignore[arg-type]
+    make = torch.Generator().manual_seed(6)
+    x = torch.randn(5, 64, generator=make) * 0.1
+    with products("scheme"):
+        gate_up = linear(x, plain)
+        want = quantized_linear_reference(swiglu(gate_up), wide)
+        assert torch.equal(mlp(x), want)
+    assert not torch.equal(mlp(x), want)
 
 
 def test_rows_that_are_read_in_two_ways_stay() -> None:

@@ -218,6 +218,13 @@ def test_products_of_a_scheme_quantize_activations() -> None:
         assert not torch.equal(got, plain) and torch.equal(module.linear(x, weight), plain)
 
 
+def _eight_bits(weight: Weight) -> Weight:
+    """Made for W8A8, as an Fp8Block of "fp8-group" is."""
+    changed = replace(weight, activations="fp8-token", input_scale=None)  # type: ignore[type-var]
+    assert made_for(changed) == "w8a8"  # type: ignore[arg-type]
+    return changed
+
+
 def _unscaled(weight: Weight) -> dict[str, None]:
     return {} if isinstance(weight, Fp8Block) else {"input_scale": None}
 
@@ -250,6 +257,7 @@ def test_what_experts_were_made_for() -> None:
         (replace(eight, activations="fp8-group"), replace(eight, activations="fp8-group"), "w8a8"),
         (replace(eight, activations="fp8-group"), replace(four, activations="nvfp4"), "auto"),
         (fp8_rows(6, 64), fp8_rows(6, 64), "auto"),
+        (_eight_bits(fp8_rows(6, 64)), replace(eight, activations="fp8-group"), "auto"),
         (torch.ones(6, 64), torch.ones(6, 64), "auto"),
     ):
         assert module._both(a, b) == want
