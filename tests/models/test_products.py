@@ -10,7 +10,7 @@ from oracle import Feeder
 from sparkwell.checkpoints.locate import locate
 from sparkwell.formats import Fp8Block, Weight
 from sparkwell.models import products as module
-from sparkwell.models.layers import Mlp
+from sparkwell.models.layers import Mlp, multiplied
 from sparkwell.models.load import load_model
 from sparkwell.models.products import QuantizedRows, add_rms_norm_for, linear, products, swiglu_for
 from sparkwell.ops.activation import swiglu
@@ -88,21 +88,16 @@ def test_products_have_the_type_of_what_was_quantized(reader: Weight, dtype: tor
 
 def test_gates_are_quantized_for_what_reads_them() -> None:
     """Mixed precision: another format behind SwiGLU than before it."""
+    wide = made_for("fp8-group", fp8_block(64, 96))
 
     class Held:
         def linear(self, name: str, n: int, k: int) -> Weight:
-            return (
-                wide if name.endswith("down_proj") else plain[:n] if "gate" in name else plain[n:]
-            )
+            return wide if name.endswith("down_proj") else FOUR
 
-    wide = made_for("fp8-group", fp8_block(64, 96))
-    plain = torch.randn(192, 64, generator=torch.Generator().manual_seed(7))
     mlp = Mlp(Held(), "mlp", 64, 96)  # type: ignore[arg-type]
-    make = torch.Generator().manual_seed(6)
-    x = torch.randn(5, 64, generator=make) * 0.1
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(6)) * 0.1
     with products("scheme"):
-        gate_up = linear(x, plain)
-        want = quantized_linear_reference(swiglu(gate_up), wide)
+        want = quantized_linear_reference(swiglu(multiplied(x, mlp.gate_up)), wide)
         assert torch.equal(mlp(x), want)
     assert not torch.equal(mlp(x), want)
 
