@@ -98,6 +98,14 @@ def test_two_records_do_not_decide_three_factors() -> None:
     assert found["math"] == pytest.approx(0.5, rel=0.03)
 
 
+def test_only_keys_from_the_l2_come_faster_than_memory() -> None:
+    found = {}
+    for of in ("mla_paged", derive.FROM_L2):
+        rows = [timed(read / 1.25 + 5, read, 1, of) for read in (100, 200, 400, 800, 1600)]
+        found[of] = derive.fit(rows)["memory"]
+    assert found["mla_paged"] == 1.0 and found[derive.FROM_L2] == pytest.approx(1.25, rel=0.06)
+
+
 def test_errors_count_both_ways_alike() -> None:
     assert derive.errors([2.0, 0.5]) == (1.0, 1.0)
     assert derive.errors([1.0, 1.25]) == (pytest.approx(0.171, abs=1e-3), 0.25)
@@ -463,3 +471,10 @@ def test_rows_of_x_are_quantized_before_they_are_multiplied() -> None:
     experts = layers["experts"]
     wide = 7168 * 4096 + 8 * 4096 * 256
     assert (experts.arithmetic, experts.launches, experts.quantized) == ("w8a8", 2, wide)
+    h200, small = gpu("h200"), efficiency("small")
+    more = 2 * small.start * 1e-6 + 3 * wide / h200.bandwidth.value / small.memory
+    alone = replace(experts, launches=0)
+    assert predict(experts, h200)[0] - predict(alone, h200)[0] == pytest.approx(more)
+    lite = by_layer(case("deepseek-v2-lite", "h200", "fp8"), Step(4096, 1, 4096, 1))
+    (query,) = [op for name, op in lite.items() if "q" in name.split(" + ") and op.launches]
+    assert query.arithmetic == "w8a8"  # what q reads, kv_a does, too
