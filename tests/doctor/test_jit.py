@@ -30,6 +30,7 @@ GPU = Asked("sm_90", "H200", target(90), None)
         (b"@T.prim_func\ndef f(): pass", False, "TileLang"),
         (b"lib = nvrtcCompileProgram", False, "NVRTC"),
         (b"k = cupy.RawKernel('')", False, "NVRTC"),
+        (b"from cuda.bindings import driver, nvrtc", False, "NVRTC"),
         (b"from torch.utils.cpp_extension import load", False, "nvcc"),
         (b"run('nvcc x.cu -gencode y')", False, "nvcc"),
         (b"__global__ void k() {}", True, "CUDA sources"),
@@ -45,7 +46,14 @@ def test_ways(source: bytes, cuda: bool, way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [b"# triton.jit is nice", b"import cutlass", b"import torch", b"the nvcc compiler"]
+    "source",
+    [
+        b"# triton.jit is nice",
+        b"import cutlass",
+        b"import torch",
+        b"the nvcc compiler",
+        b"says = 'compiled by NVRTC'  # nvrtc",
+    ],
 )
 def test_no_evidence(source: bytes) -> None:
     collector = Collector()

@@ -40,7 +40,12 @@ WAYS = (
     Way(
         "NVRTC",
         "CUDA C++ compiled by NVRTC",
-        re.compile(rb"\bnvrtc\w*|cupy\.RawKernel|cuda\.core\b.*Program|load_inline\(.*nvrtc"),
+        # Calls and imports: a message or a comment that names it is no evidence.
+        re.compile(
+            rb"\bnvrtc(?:Create|Compile|Get)\w+|^\s*(?:import|from)\b[^\n]*\bnvrtc\b"
+            rb"|cupy\.RawKernel\(|cuda\.core\b.*Program|load_inline\([^\n]*nvrtc",
+            re.MULTILINE,
+        ),
     ),
     Way(
         "nvcc",
