@@ -37,7 +37,8 @@ def linear(
     """y = x W^T + bias.
 
     x: [..., K] fp32/bf16/fp16; or quantized, [m, K], as `quantize_activations` makes it.
-    weight: [N, K], a float tensor or a quantized one.
+    weight: [N, K], a float tensor or a quantized one.  Nothing launched shortly before may write a
+        quantized one: kernels for Hopper read it while those before them still run.
     bias: [N] or None.
     out_dtype: of the result; None: x's, bf16 of a quantized one.  fp32 is what logits and scores of
         half-precision x need.

@@ -45,7 +45,9 @@ def in_words(bits: int, made_for: str, target: Target, few: Callable[[], int]) -
     if missing := target.missing(UNITS[wanted]):
         names = ", ".join(str(feature.name) for feature in missing)
         return f"{plain} (not {wanted}: {target.name} has no {names})"
-    return f"{plain} up to {few()} rows an expert, {wanted} above"
+    step = GROUP if wanted == "w8a8" else FP4_STEP
+    fits = f"where both products have a multiple of {step} columns"
+    return f"{plain} up to {few()} rows an expert, {wanted} above {fits}"
 
 
 def _lacking(wanted: str, pair: Pair, target: Target) -> str | None:

@@ -242,7 +242,8 @@ def _rows(
 ) -> list[Row]:
     """A row for each kind of tensor core: operands copied 16 bytes at a time, in whole steps.
 
-    narrow: type of both operands where that is "fp8" or "fp4".  timed: targets on an H200.
+    narrow: type of both operands where that is "fp8" or "fp4".  timed: targets of
+    the row that was timed on an H200.
     """
 
     def when(p: Problem) -> bool:

@@ -9,7 +9,7 @@ a block take chunks of 128 columns in turns, ask for the next ones before they m
 a fixed order at the end.  Arithmetic is that of `streamed`.
 
 Weights are asked for before the kernel in front of this one has ended, x only then: a weight must
-not be what a `linear` directly before writes.
+not be what an operation shortly before writes.
 """
 
 from triton.experimental import gluon

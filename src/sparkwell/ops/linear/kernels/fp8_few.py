@@ -9,7 +9,7 @@ beside each other.  Of the products only those of a slab with its own count.  Th
 every time, and are added in fp32.
 
 The weight is asked for before the kernel in front of this one has ended, x only then: a weight must
-not be what the operation directly before writes.  Blocks are small enough for several to share a
+not be what an operation shortly before writes.  Blocks are small enough for several to share a
 multiprocessor, those of the next launch among them: the memory has no pause between two layers.
 """
 

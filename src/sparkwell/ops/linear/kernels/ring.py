@@ -5,8 +5,8 @@ y[m, n] = factor[n] sum_k w[n, k] x[m, k] + bias[n]
 Blocks stay, and share the steps of all tiles evenly: one may end a tile and begin another, and a
 tile that several make is added by `join_kernel`, always in the same order.  Weights run through a
 ring of stages, ahead into the next tile; the first of them are asked for before the kernels in
-front of this one have ended, x and all else only then.  So a weight must not be what a `linear`
-shortly before writes.
+front of this one have ended, x and all else only then.  So a weight must not be what an
+operation shortly before writes.
 
 What copies x puts its columns in the order in which threads hold codes.
 """
