@@ -22,8 +22,11 @@ pytestmark = [
     pytest.mark.xdist_group("oracle"),
 ]
 IDS = torch.randint(2, VOCAB, (300,), generator=torch.Generator().manual_seed(5)).tolist()
-# Activations in bfloat16 against fp32 ones, and quantized in another rounding of them.
-NEAR = 5e-3
+# Weights as the formula says, activations in bfloat16: 7e-6, 1e-4 and 2.5e-3 on the CPU.
+# GLM-5's indexer takes other keys for other roundings.
+NEAR = {"llama": 1e-4, "qwen3-moe": 1e-3, "glm-5": 5e-3}
+# Quantized ones besides: of what the scheme's references lose by it.
+SHARE = 1.25
 MOE = ("ct-nvfp4", "modelopt-nvfp4", "ct-mxfp4a16", "ct-fp8-dynamic", "deepseek", "awq")
 
 
@@ -36,15 +39,19 @@ def logits(folder: Path, ids: list[int], device: str = "cuda") -> torch.Tensor:
 
 
 def compare(family: str, dialect: Dialect, folder: Path, target: str = "its own") -> None:
+    """The stored model on the GPU against its dequantized values, written by the formula."""
     stored, values = write_model(checkpoint(family), folder, dialect)
-    with products("auto"):
-        want = logits(values, IDS, "cpu")
+    for ids in (IDS[:5], IDS):  # few rows and many are other kernels
+        want = logits(values, ids, "cpu")
+        with products("scheme"):
+            cost = cosine_gap(logits(stored, ids, "cpu"), want)
         with nullcontext() if target == "its own" else retargeted(target):
-            for ids in (IDS[:5], IDS):  # few rows and many are other kernels
-                got = logits(stored, ids)
-                assert torch.isfinite(got).all()
-                gap = cosine_gap(got[: len(ids)], want[: len(ids)])
-                assert gap < NEAR, f"{dialect.name}, {len(ids)} rows as {target}: {gap:.1e}"
+            got = logits(stored, ids)
+        assert torch.isfinite(got).all()
+        gap, near = cosine_gap(got, want), NEAR[family] + SHARE * cost
+        told = f"{dialect.name} of {family}, {len(ids)} rows as {target}: {gap:.1e} of {near:.1e}"
+        print(told)
+        assert gap < near, told
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)

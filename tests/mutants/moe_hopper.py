@@ -5,7 +5,6 @@ GPU = True
 TESTS = ["tests/gpu/test_cases.py", "-k", "experts and nvfp4 and not 256x2048"]
 MUTANTS = [
     (KERNEL, "part * steps // PARTS, (part + 1)", "0 * steps // PARTS, (part + 1)"),
-    (KERNEL, "high = gl.where(expert < 0, low, high)", "high = gl.maximum(high, low)"),
     (KERNEL, "a, b = expert.to(gl.int32) * 2, outer", "a, b = expert.to(gl.int32), outer"),
     (KERNEL, "(expert.to(gl.int32) * n + outer) // HALF", "(expert.to(gl.int32) + outer) // HALF"),
     (KERNEL, "mask=(row < count)[:, None],", "mask=(row < 1)[:, None],"),

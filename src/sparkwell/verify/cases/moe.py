@@ -134,6 +134,7 @@ CASES: tuple[Case, ...] = (
     _case(12, 2, (9, 256, 256), "nvfp4", "bf16", one=True),
     _case(9, 3, (4, 256, 256), "nvfp4", "bf16", first=3),
     _case(70, 2, (40, 256, 256), "nvfp4", "bf16"),
+    _case(24, 8, (64, 1024, 512), "nvfp4", "bf16", size="model"),  # more units than blocks
     _case(2, 2, (2, 64, 128), "nvfp4", back="fp8-block"),
     _case(9, 3, (4, 64, 64), "bf16", first=3),
     _case(1, 12, (3, 128, 64), "nvfp4", first=7),
