@@ -2,9 +2,11 @@
 
 TESTS = ["tests/verify/test_compile.py", "tests/verify/test_retarget.py"]
 TESTS += ["tests/verify/test_coverage.py", "tests/verify/test_verb.py"]
+TESTS += ["tests/verify/test_arrivals.py"]
 TESTS += ["-k", "not the_documents_hold"]  # the copy has no documents
 INTERPRET = False
 CHECK, COMPILE, MATRIX = "verify/check.py", "verify/compile.py", "verify/matrix.py"
+ARRIVALS = "verify/arrivals.py"
 RETARGET, RECORDS = "verify/retarget.py", "verify/records.py"
 MUTANTS = [
     (CHECK, "if not least <= taken <= most:", "if not taken <= most:"),
@@ -28,4 +30,17 @@ MUTANTS = [
     (RETARGET, "if taken > limit:", "if taken > limit << 9:"),
     (RECORDS, "last[place] = not record.get(FAILED)", "last[place] = True"),
     (RECORDS, "RUNGS.index(rung) >= RUNGS", "RUNGS.index(rung) <= RUNGS"),
+    (CHECK, "    if result.early:\n", "    if len(result.early) > 1:\n"),
+    (COMPILE, '"-c", "-ndf", "-hex", str', '"-c", "-ndf", str'),
+    (ARRIVALS, "_CONTROL = 41", "_CONTROL = 42"),
+    (ARRIVALS, "bits >> 5 & 7", "bits >> 8 & 7"),
+    (ARRIVALS, "bits >> 11 & 63", "bits >> 11 & 31"),
+    (ARRIVALS, "waiting[done[-1] + 1 :]", "waiting[done[0] + 1 :]"),
+    (ARRIVALS, "waiting[done[-1] + 1 :]", "[one for one in waiting if one[0] != counter]"),
+    (ARRIVALS, '("BRA", "EXIT", "BRX")) and guarded == text', '("BRA", "EXIT", "BRX"))'),
+    (ARRIVALS, '("BRA", "EXIT", "BRX")', '("BRX",)'),
+    (ARRIVALS, ' and not guarded.startswith("@!PT")', ""),
+    (ARRIVALS, " and not _STATE.match(text)", ""),
+    (ARRIVALS, r"^LDS\.U8 \w+, \[UR\d+", r"^LDS\.U8 \w+, \[U?R\d+"),
+    (ARRIVALS, 'startswith("SYNCS.ARRIVE")', 'startswith("SYNCS")'),
 ]

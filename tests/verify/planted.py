@@ -7,8 +7,10 @@ import triton
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 from sparkwell.hardware.targets import target
+from sparkwell.ops.kernels.barriers import arrive_alone, settled
 from sparkwell.ops.launch import Launch, launch, recording
 from sparkwell.ops.schedule import EVERY, Choice, Row
 from sparkwell.verify.case import Case
@@ -75,6 +77,24 @@ def explicit(out_ptr, BLOCK: gl.constexpr):
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     i = gl.arange(0, BLOCK, layout=layout)
     gl.store(out_ptr + i, i)
+
+
+@gluon.jit
+def handed_back(out_ptr, BLOCK: gl.constexpr, SETTLED: gl.constexpr):
+    """Reads a buffer, and arrives at the barrier that lets others write it."""
+    layout: gl.constexpr = gl.BlockedLayout([4], [32], [4], [0])
+    flat: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    buffer = gl.allocate_shared_memory(gl.float32, [BLOCK], flat)
+    free = mbarrier.allocate_mbarrier()
+    mbarrier.init(free, count=gl.num_warps())
+    i = gl.arange(0, BLOCK, layout=layout)
+    buffer.store(gl.load(out_ptr + i))
+    gl.barrier()
+    values = buffer.load(layout)
+    if SETTLED:
+        settled(values)
+    arrive_alone(free)
+    gl.store(out_ptr + BLOCK + i, values)
 
 
 @triton.jit

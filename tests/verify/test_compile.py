@@ -106,6 +106,23 @@ def test_kernels_with_explicit_layouts_compile() -> None:
     assert build(unit).error is None
 
 
+def handed_back(settled: bool) -> Use:
+    """A kernel that reads a buffer and hands it back."""
+    one = planted.launched(NO_MMA, 90, planted.Schedule(num_stages=1))
+    args = (torch.empty(1024, device="meta"),)
+    constants = {"BLOCK": 512, "SETTLED": settled}
+    small = replace(one, kernel=planted.handed_back, args=args, constants=constants)
+    choice = replace(one.choice, shared_bytes=None)
+    return Use(planted.CASE, one.choice.target, choice, specialise(small))
+
+
+def test_a_barrier_that_is_told_before_reads_are_over_fails() -> None:
+    (wrong,) = failures(handed_back(settled=False))
+    assert wrong.wanted == "reads of shared memory settled before a barrier is told"
+    assert wrong.came.startswith("SYNCS.ARRIVE") and "LDS.128" in wrong.came
+    assert failures(handed_back(settled=True)) == []
+
+
 def test_what_does_not_assemble_leaves_the_output_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -101,6 +101,9 @@ def _check_kernel(use: Use, result: Built) -> list[Failure]:
         failures.append(
             _failure(use, "no register spilled", f"{came}, {result.registers} registers", kernel)
         )
+    if result.early:
+        wanted = "reads of shared memory settled before a barrier is told"
+        failures.append(_failure(use, wanted, "; ".join(result.early[:3]), kernel))
     return failures
 
 

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -32,8 +32,9 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from sparkwell.env import CACHE_DIR
 from sparkwell.errors import BadInput
 from sparkwell.ops.launch import Launch
+from sparkwell.verify.arrivals import early_arrivals
 
-FORMAT = 2  # of what is kept in the cache; a change makes older results unread
+FORMAT = 3  # of what is kept in the cache; a change makes older results unread
 WARP = 32
 Place = tuple[int, ...]  # place of an argument, inside tuples too
 
@@ -77,6 +78,7 @@ class Built:
     thread's local memory.  spills: instructions that read or write it.
     instructions: name of each SASS instruction, with its modifiers -> how often it stands there.
     loop: the same of one round of the loop with most matrix instructions; None: no loop has any.
+    early: arrivals at a barrier that do not wait for reads of shared memory (`verify.arrivals`).
     error: why there is no machine code; None where there is.
     """
 
@@ -86,6 +88,7 @@ class Built:
     spills: int = 0
     instructions: Mapping[str, int] | None = None
     loop: Mapping[str, int] | None = None
+    early: Sequence[str] = ()
     seconds: float = 0.0
     error: str | None = None
 
@@ -177,7 +180,7 @@ def _read(cubin: bytes) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        listing = _tool(knobs.nvidia.nvdisasm.path, "-c", "-ndf", str(path))
+        listing = _tool(knobs.nvidia.nvdisasm.path, "-c", "-ndf", "-hex", str(path))
         resources = _tool(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path))
     counts = Counter(_INSTRUCTION.findall(listing))
     found = _RESOURCES.findall(resources)
@@ -189,6 +192,7 @@ def _read(cubin: bytes) -> dict[str, Any]:
         "spills": sum(n for name, n in counts.items() if name.split(".")[0] in _LOCAL),
         "instructions": dict(counts),
         "loop": busiest_loop(listing),
+        "early": early_arrivals(listing),
     }
 
 

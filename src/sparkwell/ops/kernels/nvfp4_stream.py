@@ -10,7 +10,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mma_v2
 
-from sparkwell.ops.kernels.barriers import arrive_alone, wait_alone
+from sparkwell.ops.kernels.barriers import arrive_alone, settled, wait_alone
 
 STEP: gl.constexpr = gl.constexpr(256)  # columns at a time
 LEFT: gl.constexpr = gl.constexpr(128.0)  # what tiles lack
@@ -119,5 +119,6 @@ def stream_sums(
         for g in gl.static_range(4):
             x = xs.index(stage).slice(64 * g, 64, 1).permute([1, 0]).load(right)
             total = mma_v2(_values(words, factors[g], g, TYPE, EACH, TILE, TIMES, left), x, total)
+        settled(total, SUMS=True)
         arrive_alone(free.index(stage))
     return total

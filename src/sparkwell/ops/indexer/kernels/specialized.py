@@ -18,6 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from sparkwell.ops.kernels.barriers import settled
 from sparkwell.ops.launch import launch
 
 GROUPS: gl.constexpr = gl.constexpr(3)  # of four warps that score: 160 registers a thread
@@ -224,6 +225,8 @@ def _score(
             if SCALED:
                 factor = scales.index(stage).reshape([TILE]).load(by_key)
             dots = warpgroup_mma_wait(0, deps=[dots])
+            if SCALED:
+                settled(factor)
             mbarrier.arrive(k_free.index(stage), count=1)
             score = gl.sum(_chain(_by_lane(dots, R, HEADS), weight, 0.0, DEPTH), 2)
             if SCALED:
