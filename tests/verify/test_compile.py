@@ -14,7 +14,7 @@ from sparkwell.verify import compile as compiler
 from sparkwell.verify.case import Case
 from sparkwell.verify.check import Failure, check, check_reach, in_lines
 from sparkwell.verify.command import Options, lines, verify_compiled
-from sparkwell.verify.compile import Built, build, build_all, specialise
+from sparkwell.verify.compile import Built, Function, build, build_all, specialise
 from sparkwell.verify.matrix import (
     USUAL,
     Matrix,
@@ -121,6 +121,15 @@ def test_a_barrier_that_is_told_before_reads_are_over_fails() -> None:
     assert wrong.wanted == "reads of shared memory settled before a barrier is told"
     assert wrong.came.startswith("SYNCS.ARRIVE") and "LDS.128" in wrong.came
     assert failures(handed_back(settled=True)) == []
+
+
+def test_reads_of_what_warps_store_may_be_under_way() -> None:
+    one = planted.use(NO_MMA, 121, planted.Schedule(num_stages=1))
+    one = replace(one, choice=replace(one.choice, shared_bytes=None))
+    built = {one.unit.key: Built(early=("SYNCS.ARRIVE at 10, LDS at 00 under way",))}
+    assert [failure.kernel for failure in check([one], built)] == ["matmul"]
+    scales = replace(one.unit, kernel=Function(one.unit.kernel.module, "fp8_products_kernel"))
+    assert check([replace(one, unit=scales)], built) == []
 
 
 def test_what_does_not_assemble_leaves_the_output_alone(

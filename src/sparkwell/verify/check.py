@@ -14,6 +14,11 @@ STAGED = 8192  # more, in small cases: what odd strides keep from being loaded 1
 UNMODELLED = 4096  # bytes a kernel may take whose op states no formula
 COPIES = r"^(LDGSTS|UTMALDG|UBLKCP)\b"  # cp.async, tensor copies, bulk copies: what pipelines are
 
+# Kernels in which a read under way, as a barrier is told, is of what warps store, here of scales.
+# Barriers order reads and stores (PTX ISA, memory consistency model); what copy engines write is of
+# another proxy.
+WRITTEN_BY_WARPS = frozenset({"fp8_products_kernel"})
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -101,7 +106,7 @@ def _check_kernel(use: Use, result: Built) -> list[Failure]:
         failures.append(
             _failure(use, "no register spilled", f"{came}, {result.registers} registers", kernel)
         )
-    if result.early:
+    if result.early and kernel not in WRITTEN_BY_WARPS:
         wanted = "reads of shared memory settled before a barrier is told"
         failures.append(_failure(use, wanted, "; ".join(result.early[:3]), kernel))
     return failures

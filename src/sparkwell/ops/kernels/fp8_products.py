@@ -22,7 +22,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from sparkwell.ops.kernels.barriers import settled
 from sparkwell.ops.launch import launch
 
 STEP: gl.constexpr = gl.constexpr(128)  # columns multiplied at a time
@@ -164,8 +163,6 @@ def _add_step(
             mine = scales.index(stage * HALVES + half).slice(G * MINE, MINE)
             scale = mine.load(gl.SliceLayout(1, matrix))[:, None]
         part = warpgroup_mma_wait(0, deps=[part])
-        if not BY_ROW:
-            settled(scale)
         if half == HALVES - 1:
             mbarrier.arrive(free.index(stage), count=1)
         product = part
