@@ -2,7 +2,7 @@
 
 TESTS = ["tests/verify/test_compile.py", "tests/verify/test_retarget.py"]
 TESTS += ["tests/verify/test_coverage.py", "tests/verify/test_verb.py"]
-TESTS += ["tests/verify/test_arrivals.py"]
+TESTS += ["tests/verify/test_arrivals.py", "tests/verify/test_rings.py"]
 TESTS += ["-k", "not the_documents_hold"]  # the copy has no documents
 INTERPRET = False
 CHECK, COMPILE, MATRIX = "verify/check.py", "verify/compile.py", "verify/matrix.py"
@@ -45,4 +45,7 @@ MUTANTS = [
     (ARRIVALS, " and not _STATE.match(text)", ""),
     (ARRIVALS, r"^LDS\.U8 \w+, \[UR\d+", r"^LDS\.U8 \w+, \[U?R\d+"),
     (ARRIVALS, 'startswith("SYNCS.ARRIVE")', 'startswith("SYNCS")'),
+    ("ops/kernels/nvfp4_stream.py", "        settled(total, SUMS=True)\n", ""),
+    ("ops/kernels/barriers.py", "inputs[0][::each]", "()"),
+    ("ops/indexer/kernels/specialized.py", "settled(factor)", "pass"),
 ]
