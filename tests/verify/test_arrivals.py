@@ -54,6 +54,7 @@ def test_reads_under_way_are_found(code: list[tuple[str, int, int]]) -> None:
         [TOLD],
         [read(3), other(0b001000), TOLD],
         [read(5), other(0b100000), TOLD],
+        [read(0), read(0), other(0b1), TOLD],  # the counter is that of both
         [read(NONE), read(1), other(0b10), TOLD],  # in order: the first is over, too
         [read(3), other(text=ARRIVE.replace("ARRIVE", "PHASECHK"))],
         [read(3), (TOLD[0], NONE, 0b001000)],  # it waits itself
