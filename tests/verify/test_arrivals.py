@@ -26,6 +26,11 @@ def other(mask: int = 0, text: str = "IADD3 R1, R2, R3, RZ") -> tuple[str, int, 
     return text, NONE, mask
 
 
+def shuffle(counter: int) -> tuple[str, int, int]:
+    return "SHFL.BFLY PT, R9, R4, 0x8, 0x1f", counter, 0
+
+
+BARRIER = other(text="BAR.SYNC.DEFER_BLOCKING 0x0, 0x80")
 TOLD = other(text=f"@P0 {ARRIVE}")
 
 
@@ -40,6 +45,10 @@ TOLD = other(text=f"@P0 {ARRIVE}")
         [read(), other(text="@P1 BRA `(.L_x_1)"), TOLD],  # not taken
         [read(name="@P3 LDS.U16 R4, [R2]"), TOLD],
         [read(name="LDS.U8 R4, [R2+UR4]"), TOLD],  # by lane: no state of a partition
+        [read(NONE), shuffle(1), other(0b01), TOLD],
+        [shuffle(1), read(2), other(0b10), TOLD],
+        [read(), BARRIER, TOLD],
+        [read(), BARRIER, other(0b1), TOLD],  # this warp's are over, others' need not be
     ],
 )
 def test_reads_under_way_are_found(code: list[tuple[str, int, int]]) -> None:
@@ -62,6 +71,12 @@ def test_reads_under_way_are_found(code: list[tuple[str, int, int]]) -> None:
         [read(), other(text="EXIT"), TOLD],
         [read(name="@!PT LDS RZ, [RZ]"), TOLD],
         [read(name="LDS.U8 R0, [UR6+0x28030]"), TOLD],
+        [read(name="LDS R17, [UR4+0x28020]"), TOLD],
+        [read(NONE), shuffle(1), other(0b10), TOLD],  # it came back before the shuffle
+        [shuffle(1), TOLD],
+        [read(), other(0b1), BARRIER, TOLD],
+        [read(), BARRIER, other(0b1), BARRIER, TOLD],
+        [read(), BARRIER, other(text="EXIT"), TOLD],
     ],
 )
 def test_reads_that_are_over_are_not(code: list[tuple[str, int, int]]) -> None:

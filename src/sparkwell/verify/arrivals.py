@@ -2,7 +2,8 @@
 
 A warp hands a buffer back by arriving at a barrier; whoever waits there then copies something else
 into it.  The arrival does not wait for reads that were issued before it: only an instruction that
-uses what was read does.  On an H200 copies overtook such reads: wrong results (dev/LOG.md).
+uses what was read does.  On an H200 copies overtook such reads: wrong results (dev/LOG.md).  Nor
+does a barrier at which warps wait for each other before one of them arrives for all.
 
 Which instruction waits for which read stands in the control bits of each 128-bit instruction:
 from bit 105 on 4 bits of stall, 1 of yield, 3 that number the counter that its result brings back,
@@ -18,19 +19,21 @@ _INSTRUCTION = re.compile(
 _SECOND = re.compile(r"/\*\s*0x([0-9a-f]{16})\s*\*/\s*$")
 _GUARD = re.compile(r"^@!?U?P\w+\s+")
 _CONTROL = 41  # of the second half of 64 bits
-# Which partition of warps a block's warps are: read by all of them, in no buffer.
-_STATE = re.compile(r"^LDS\.U8 \w+, \[UR\d+")
+# At an address that all threads have: which partition's code warps run, and its arguments.
+_STATE = re.compile(r"^LDS(\.\w+)* \w+, \[UR\d+")
 
 
 def early_arrivals(listing: str) -> list[str]:
     """Arrivals that do not wait for reads before them, in words.
 
-    listing: of nvdisasm with -hex.  Reads come back in the order in which they were issued, so
-    that waiting for one is waiting for those before it.  Code is read from top to bottom: what a
-    branch leads to from elsewhere is taken for what follows on what stands above it.
+    listing: of nvdisasm with -hex.  Reads come back in the order in which they were issued, and
+    shuffles with them, so that waiting for one is waiting for those before it.  Code is read from
+    top to bottom: what a branch leads to from elsewhere is taken for what follows on what stands
+    above it.
     """
     lines = listing.splitlines()
-    waiting: list[tuple[int, str]] = []  # each read under way: its counter, 7: none; its words
+    waiting: list[tuple[int, str]] = []  # under way: a counter, 7: none; a read's words
+    others: list[tuple[int, str]] = []  # the same of other warps, at the last barrier of all
     found = []
     for line, below in zip(lines, lines[1:], strict=False):
         this, control = _INSTRUCTION.match(line), _SECOND.search(below)
@@ -42,9 +45,14 @@ def early_arrivals(listing: str) -> list[str]:
         waiting = waiting[done[-1] + 1 :] if done else waiting
         guarded, text = this[2], _GUARD.sub("", this[2])
         if text.startswith("LDS") and not guarded.startswith("@!PT") and not _STATE.match(text):
-            waiting.append((counter, f"{text} at {this[1]}"))
-        elif text.startswith("SYNCS.ARRIVE") and waiting:
-            found.append(f"{text} at {this[1]}, {waiting[-1][1]} under way")
+            waiting = [*waiting, (counter, f"{text} at {this[1]}")]
+        elif text.startswith("SHFL"):
+            waiting = [*waiting, (counter, "")]
+        elif text.startswith("BAR."):
+            others = waiting
+        elif text.startswith("SYNCS.ARRIVE"):
+            reads = [words for _, words in others + waiting if words]
+            found += [f"{text} at {this[1]}, {reads[-1]} under way"] if reads else []
         elif text.startswith(("BRA", "EXIT", "BRX")) and guarded == text:
-            waiting = []
+            waiting, others = [], []
     return found

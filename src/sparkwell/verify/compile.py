@@ -34,7 +34,7 @@ from sparkwell.errors import BadInput
 from sparkwell.ops.launch import Launch
 from sparkwell.verify.arrivals import early_arrivals
 
-FORMAT = 3  # of what is kept in the cache; a change makes older results unread
+FORMAT = 4  # of what is kept in the cache; a change makes older results unread
 WARP = 32
 Place = tuple[int, ...]  # place of an argument, inside tuples too
 
